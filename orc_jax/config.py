@@ -1,0 +1,187 @@
+"""The fields of a run, their defaults, and the checks that need no data and no device.
+
+`configs/*.py` start from `default()` and change what their experiment needs. The README lists every field.
+"""
+
+import inspect
+
+import ml_collections
+
+from orc_jax.errors import UserError, unknown
+from orc_jax.methods import METHODS
+from orc_jax.methods.base import Method
+from orc_jax.models import MODELS, ladder
+
+
+def default() -> ml_collections.ConfigDict:
+    """Every field of a run with its default value."""
+    config = ml_collections.ConfigDict()
+
+    # The method, and the pool it trains.
+    config.method = "orc"
+    config.teacher = "resnet56"  # the pivot teacher
+    config.student = "resnet20"  # the target student
+    config.num_networks = 5  # all members of the pool: pivot teacher, assistants, target student
+    config.assistants = "ladder"  # "ladder", "copies" (of the student), or names: "resnet44,resnet32,resnet26"
+    config.num_temporary_teachers = 1  # k
+
+    # Data.
+    config.dataset = "cifar100"  # "digits", or any TFDS image classification set
+    config.data_dir = ""  # "" is TFDS_DATA_DIR, or TFDS's own default
+    config.train_split = "train"  # TFDS syntax: "train[:45000]"
+    config.eval_split = "test"
+    config.mean = ()  # per channel, of images in [0, 1]; () is the set's published one, or computed
+    config.std = ()
+    config.crop_padding = 4  # zero padding before the random crop, in pixels; 0 is no crop
+    config.flip = True  # random horizontal flips
+
+    # Optimisation.
+    config.batch_size = 64  # global, over all devices
+    config.num_epochs = 240
+    config.pretrain_epochs = 240  # of the pivot teacher; 0 starts it from scratch
+    config.pivot_checkpoint = ""  # workdir of a run that has trained the pivot teacher; "" pre-trains it first
+    config.learning_rate = 0.05
+    config.lr_schedule = "step"  # "step", "cosine" or "constant"
+    config.lr_boundaries = (0.625, 0.75, 0.875)  # of "step", as fractions of the run: epochs 150, 180, 210 of 240
+    config.lr_decay = 0.1  # factor of "step" at each boundary
+    config.warmup_epochs = 0.0  # linear, from 0
+    config.lr_multipliers = ""  # by architecture: "resnet8=0.5,resnet20=1"
+    config.momentum = 0.9
+    config.nesterov = False
+    config.weight_decay = 5e-4
+    config.dtype = "float32"  # of activations: "float32" or "bfloat16"; parameters and losses stay float32
+    config.seed = 0
+
+    # What is kept and shown.
+    config.eval_batch_size = 500
+    config.eval_every_epochs = 1  # evaluate and save a checkpoint
+    config.log_every_steps = 50  # progress bar
+
+    # Options of the methods: the keyword arguments of the factory of that name in `orc_jax.methods`.
+    config.orc = dict(
+        temperature=4.0,
+        beta=0.5,
+        mixup_alpha=1.0,
+        feedback_fraction=1.0,
+        intensive_samples="mixup",
+        intensive_teaching=True,
+        private_teaching=True,
+        group_teaching=True,
+        teaching="individual",
+        role_change=True,
+        temporary_teacher_logits="after",
+        pivot_batch_norm="running",
+        pivot_lr_multiplier=0.1,
+    )
+    config.independent = dict()
+    return config
+
+
+def members(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The architectures of the pool in member order: pivot teacher, assistants from large to small, target student.
+
+    Raises:
+        UserError: for an unknown architecture, or a number of assistants that does not fit `num_networks`.
+    """
+    for field in ("teacher", "student"):
+        if config[field] not in MODELS:
+            raise unknown(f"config.{field}", config[field], MODELS)
+    if config.num_networks < 2:
+        raise UserError(f"config.num_networks={config.num_networks}: a pool has a teacher and a student, so at least 2")
+    count = config.num_networks - 2
+    if config.assistants == "ladder":
+        assistants = ladder(config.teacher, config.student, count)
+    elif config.assistants == "copies":
+        assistants = (config.student,) * count
+    else:
+        assistants = tuple(name.strip() for name in config.assistants.split(",") if name.strip())
+        for name in assistants:
+            if name not in MODELS:
+                raise unknown("config.assistants", name, ["ladder", "copies", *MODELS])
+        if len(assistants) != count:
+            raise UserError(
+                f"config.assistants={config.assistants!r} names {len(assistants)} networks, but "
+                f"config.num_networks={config.num_networks} leaves {count} between teacher and student"
+            )
+    return (config.teacher, *assistants, config.student)
+
+
+def lr_multipliers(config: ml_collections.ConfigDict) -> dict[str, float]:
+    """`config.lr_multipliers` as a dict from architecture to factor.
+
+    Raises:
+        UserError: for an unknown architecture or a factor that is not a positive number.
+    """
+    result = {}
+    for item in filter(None, config.lr_multipliers.split(",")):
+        name, _, value = item.partition("=")
+        if name.strip() not in MODELS:
+            raise unknown("config.lr_multipliers", name.strip(), MODELS)
+        try:
+            result[name.strip()] = float(value)
+        except ValueError:
+            result[name.strip()] = 0.0
+        if not 0 < result[name.strip()] < float("inf"):
+            raise UserError(f"config.lr_multipliers: {item!r} is not of the form name=positive number")
+    return result
+
+
+CHOICES = {
+    "lr_schedule": ("step", "cosine", "constant"),
+    "dtype": ("float32", "bfloat16"),
+}
+POSITIVE = ("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "eval_every_epochs", "log_every_steps")
+NOT_NEGATIVE = ("pretrain_epochs", "warmup_epochs", "weight_decay", "momentum", "crop_padding", "seed")
+
+
+def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Checks everything about a config that can be checked without data.
+
+    Raises:
+        UserError: naming the first field that is wrong, its value and what would be accepted.
+    """
+    for field, accepted in CHOICES.items():
+        if config[field] not in accepted:
+            raise unknown(f"config.{field}", config[field], accepted)
+    for field in POSITIVE:
+        if not config[field] > 0:
+            raise UserError(f"config.{field}={config[field]}: must be greater than 0")
+    for field in NOT_NEGATIVE:
+        if not config[field] >= 0:
+            raise UserError(f"config.{field}={config[field]}: must not be negative")
+    if any(not 0 < x < 1 for x in config.lr_boundaries) or list(config.lr_boundaries) != sorted(config.lr_boundaries):
+        raise UserError(f"config.lr_boundaries={config.lr_boundaries}: must be increasing fractions between 0 and 1")
+    if config.warmup_epochs >= config.num_epochs:
+        raise UserError(
+            f"config.warmup_epochs={config.warmup_epochs}: must be less than config.num_epochs={config.num_epochs}"
+        )
+    for field in ("batch_size", "eval_batch_size"):
+        if config[field] % num_devices:
+            raise UserError(
+                f"config.{field}={config[field]} is not divisible by the {num_devices} devices of this machine: "
+                f"{config[field] // num_devices * num_devices or num_devices} would be"
+            )
+    lr_multipliers(config)
+    method = build_method(config)
+    method.check(members(config))
+    if method.frozen and not config.pretrain_epochs and not config.pivot_checkpoint:
+        raise UserError(
+            f"config.pretrain_epochs=0: members {method.frozen} never learn with these options of {config.method}, so "
+            "they need pretrain_epochs greater than 0 or a config.pivot_checkpoint"
+        )
+
+
+def build_method(config: ml_collections.ConfigDict) -> Method:
+    """The method of a config, made by its factory from the options of the same name.
+
+    Raises:
+        UserError: for an unknown method or an option out of its range.
+    """
+    if config.method not in METHODS:
+        raise unknown("config.method", config.method, METHODS)
+    factory = METHODS[config.method]
+    options = config[config.method].to_dict()
+    # k belongs to the description of the pool, and to the methods that promote.
+    if "num_temporary_teachers" in inspect.signature(factory).parameters:
+        options["num_temporary_teachers"] = config.num_temporary_teachers
+    return factory(**options)

@@ -1,0 +1,39 @@
+"""The order of examples, as a function of (seed, step) alone: nothing to save, nothing to replay."""
+
+import functools
+
+import numpy as np
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox([seed, epoch])).permutation(num_examples).astype(np.int32)
+
+
+def batch_indices(seed: int, step: int, batch_size: int, num_examples: int) -> np.ndarray:
+    """The examples of training step `step`: int32 `[batch_size]`.
+
+    The epochs' permutations form one endless stream that is cut into batches, so a batch may reach into the next epoch
+    and no example is dropped or seen twice in an epoch.
+    """
+    start = step * batch_size
+    parts = []
+    while start < (step + 1) * batch_size:
+        epoch, offset = divmod(start, num_examples)
+        part = _permutation(seed, epoch, num_examples)[offset : offset + (step + 1) * batch_size - start]
+        parts.append(part)
+        start += len(part)
+    return np.concatenate(parts)
+
+
+def last_step(epochs: float, batch_size: int, num_examples: int) -> int:
+    """The number of whole batches in the first `epochs` epochs."""
+    return int(epochs * num_examples) // batch_size
+
+
+def evaluation_batches(batch_size: int, num_examples: int):
+    """Yields (indices, weights), both `[batch_size]`: every example once, the last batch padded with weight 0."""
+    for start in range(0, num_examples, batch_size):
+        indices = np.arange(start, start + batch_size, dtype=np.int32)
+        weights = (indices < num_examples).astype(np.float32)
+        yield np.minimum(indices, num_examples - 1), weights

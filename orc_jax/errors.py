@@ -1,0 +1,19 @@
+"""The one exception for mistakes that a person can put right, and the wording they share."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input, with a message that names the field, its value and what would be accepted.
+
+    `orc_jax.main` prints the message alone, without a traceback, and exits with status 2.
+    """
+
+
+def unknown(field: str, value: str, accepted: Iterable[str]) -> UserError:
+    """The error for a name that is not registered: suggests the nearest ones and lists what there is."""
+    names = list(accepted)
+    near = difflib.get_close_matches(value, names, n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return UserError(f"{field}={value!r} is not known.{hint} Accepted: {', '.join(names)}.")

@@ -1,0 +1,88 @@
+"""Trains a pool of networks, or evaluates one from its checkpoint.
+
+python -m orc_jax.main --config configs/cifar100.py
+python -m orc_jax.main --config configs/cifar100.py --mode=evaluate --workdir=runs/cifar100_orc
+"""
+
+import os
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+from rich.console import Console
+
+from orc_jax.errors import UserError, unknown
+
+EMBEDDED_DEFAULT = Path(__file__).parent.parent / "configs" / "digits.py"
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, f"The config file; any field can be overridden: --config.seed=1. Default: {EMBEDDED_DEFAULT}."
+)
+WORKDIR = flags.DEFINE_string("workdir", "", "Where the run is kept. Default: runs/<dataset>_<method>.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train, or evaluate a checkpoint of the workdir.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which one to evaluate: latest, best, or a step.")
+
+
+def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)  # TFDS and Orbax report a lot
+    console = Console()
+    if len(argv) > 1:
+        _fail(f"not understood: {' '.join(argv[1:])}. Overrides are written --config.field=value")
+    config = CONFIG.value
+    workdir = Path(WORKDIR.value or f"runs/{config.dataset}_{config.method}")
+    # Imported late, so that --help and mistakes in the flags are answered at once. TensorFlow, which only preparing a
+    # data set needs, is kept from reporting on itself and from looking for Google's cloud.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("NO_GCE_CHECK", "true")
+    from orc_jax.evaluate import evaluate_checkpoint
+    from orc_jax.train import train
+
+    try:
+        if MODE.value == "train":
+            train(config, workdir, console)
+        else:
+            evaluate_checkpoint(config, workdir, CHECKPOINT.value, console)
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from the last checkpoint", status=130)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Absl's parser of flags, with the embedded default, and a message instead of a traceback for what is wrong."""
+    text = " ".join(argv[1:])
+    given = re.search(r"(?:^| )--?config[= ](\S+)", text)
+    if not given:
+        # not the default of the flag: that would be checked against the overrides of any other config
+        argv = [argv[0], f"--config={EMBEDDED_DEFAULT}", *argv[1:]]
+    path = Path(given[1].split(":")[0]) if given else EMBEDDED_DEFAULT
+    if not path.is_file():
+        _fail(f"--config={path}: there is no such file; the repository has some in configs/")
+    try:
+        return app.parse_flags_with_usage(argv)
+    except AttributeError:
+        fields = _field_names(runpy.run_path(str(path))["get_config"]().to_dict())
+        for override in re.findall(r"(?:^| )--?config\.([\w.]+)", text):
+            if override not in fields:
+                _fail(str(unknown("--config: field", override, fields)))
+        raise
+
+
+def _field_names(config: dict, prefix: str = "") -> list[str]:
+    names = []
+    for name, value in config.items():
+        names += _field_names(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
+    return names
+
+
+def _fail(message: str, status: int = 2) -> NoReturn:
+    print(f"orc_jax: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,235 @@
+"""ORC: Network Group-based Knowledge Distillation using Online Role Change (Choi, Cho, Cheung, Hwang; ICCV 2023).
+
+The pool is a *pivot teacher* (member 0, pre-trained) and a *student group* (all others; the last is the *target
+student*). In every iteration, on one mini-batch:
+
+1. Evaluation and role change: the k students with the lowest cross-entropy become *temporary teachers*; with the pivot
+   teacher they are the *teacher group*. Every student hands back the samples it finds hard.
+2. Intensive teaching: the pivot teacher learns from a mix-up of the batch and the feedback samples.
+3. Private teaching: each temporary teacher learns from the pivot teacher.
+4. Group teaching: each remaining student learns from the whole teacher group.
+5. Demotion: roles last for one iteration.
+
+One forward pass of the student group serves evaluation, roles and losses: nothing has changed in between.
+
+The paper's code was never published. Where the paper leaves a choice open, the line says `NOTE(paper)`, and the choice
+is an option with a default.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from orc_jax.data.sets import Images
+from orc_jax.errors import UserError, unknown
+from orc_jax.losses import cross_entropy, pairwise_distillation
+from orc_jax.methods.base import Method
+from orc_jax.pool import put, select, take
+from orc_jax.roles import feedback_indices, feedback_shares, top_k_mask
+from orc_jax.step import Context, Stacks, forward, learn, predict
+
+
+def orc(
+    *,
+    num_temporary_teachers: int = 1,
+    temperature: float = 4.0,
+    beta: float = 0.5,
+    mixup_alpha: float = 1.0,
+    feedback_fraction: float = 1.0,
+    intensive_samples: str = "mixup",
+    intensive_teaching: bool = True,
+    private_teaching: bool = True,
+    group_teaching: bool = True,
+    teaching: str = "individual",
+    role_change: bool = True,
+    temporary_teacher_logits: str = "after",
+    pivot_batch_norm: str = "running",
+    pivot_lr_multiplier: float = 0.1,
+) -> Method:
+    """The method.
+
+    Args:
+        num_temporary_teachers: k, the students promoted in each iteration; 1 was best in the paper.
+        temperature: T of the distillation terms. NOTE(paper): not known to us; 4 is usual for CIFAR-100.
+        beta: weight of distillation against labels, in [0, 1]. NOTE(paper): not known to us.
+        mixup_alpha: the mix-up ratio is drawn from Beta(alpha, alpha), once per batch. NOTE(paper): not known to us.
+        feedback_fraction: size of the feedback set over that of the batch. NOTE(paper): not known to us; a smaller
+            set is repeated, so that each sample of the batch has one to be mixed with.
+        intensive_samples: what the pivot teacher learns from: "mixup" (best in the paper), "feedback" or "training".
+        intensive_teaching: off, the pivot teacher stays as it is, as in conventional distillation.
+        private_teaching: off, temporary teachers learn from the labels alone.
+        group_teaching: off, the remaining students learn from the labels alone. NOTE(paper): what a student does
+            without a teaching is not known to us; with no update at all it would not be trained.
+        teaching: "individual", one distillation term per teacher (best in the paper), or "ensemble", one term from the
+            mean logits of the teacher group.
+        role_change: off, members 1 ... k are fixed temporary teachers, pre-trained and frozen, as in DGKD.
+        temporary_teacher_logits: a temporary teacher teaches with its logits "after" its private update, the order of
+            the paper, or with those from "before", which saves a forward and a backward pass of the student group.
+            NOTE(paper): implied by the order of the teachings.
+        pivot_batch_norm: the pivot teacher teaches with "running" statistics, or with those of the "batch".
+            NOTE(paper): not known to us.
+        pivot_lr_multiplier: the pivot teacher's learning rate over that of the students. NOTE(paper): not known to us.
+
+    Raises:
+        UserError: for an option out of its range.
+    """
+    _check_option("num_temporary_teachers", num_temporary_teachers, num_temporary_teachers >= 1, "at least 1")
+    _check_option("orc.temperature", temperature, temperature > 0, "greater than 0")
+    _check_option("orc.beta", beta, 0 <= beta <= 1, "between 0 and 1")
+    _check_option("orc.mixup_alpha", mixup_alpha, mixup_alpha > 0, "greater than 0")
+    _check_option("orc.feedback_fraction", feedback_fraction, 0 < feedback_fraction <= 1, "in (0, 1]")
+    _check_option("orc.pivot_lr_multiplier", pivot_lr_multiplier, pivot_lr_multiplier > 0, "greater than 0")
+    _check_choice("orc.intensive_samples", intensive_samples, ("mixup", "feedback", "training"))
+    _check_choice("orc.teaching", teaching, ("individual", "ensemble"))
+    _check_choice("orc.temporary_teacher_logits", temporary_teacher_logits, ("after", "before"))
+    _check_choice("orc.pivot_batch_norm", pivot_batch_norm, ("running", "batch"))
+
+    k = num_temporary_teachers
+    fixed = () if role_change else tuple(range(1, k + 1))
+
+    def check(members: Sequence[str]) -> None:
+        students = len(members) - 1
+        if k >= students:
+            raise UserError(
+                f"config.num_temporary_teachers={k}: must be less than the {students} networks of the student group; "
+                f"config.num_networks={len(members)} would have to be at least {k + 2}"
+            )
+
+    def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
+        size = context.pool.size
+        pivot, temporary = select(context.pool, [0]), select(context.pool, fixed)
+        students = select(context.pool, range(1 + len(fixed), size))
+        stacks_p, stacks_s = take(pivot, stacks), take(students, stacks)
+        images, labels = context.normalize(batch.images), batch.labels
+
+        # Evaluation and role change, on the global batch.
+        passed = forward(students, stacks_s, images)
+        losses = context.gather(cross_entropy(passed.logits, labels), axis=1)
+        scores = losses.mean(1)
+        promoted = top_k_mask(scores, k) if role_change else jnp.zeros(students.size, bool)
+        feedback_size = max(1, round(feedback_fraction * losses.shape[1]))
+        shares = feedback_shares(scores, feedback_size)
+        handed_back = feedback_indices(losses, shares, feedback_size)
+
+        # Intensive teaching.
+        if intensive_teaching:
+            stacks_p = teach_pivot(context, pivot, stacks_p, batch, handed_back)
+        logits_p = _teaching_logits(pivot, stacks_p, images, pivot_batch_norm)
+
+        # Private and group teaching.
+        def teach(stacks_s, logits_t, teaches, learns):
+            sources, guidance = teacher_group(logits_p, logits_t, teaches, promoted, teaching)
+            guidance *= jnp.where(promoted, private_teaching, group_teaching)[:, None]
+            loss = lambda logits: teaching_loss(logits, labels, sources, guidance, temperature, beta)  # noqa: E731
+            return learn(context, students, stacks_s, passed, loss, learns=learns)[0]
+
+        if not role_change:
+            logits_t = predict(temporary, take(temporary, stacks), images)
+            stacks_s = teach(stacks_s, logits_t, jnp.ones(k, bool), None)
+        elif temporary_teacher_logits == "before":
+            stacks_s = teach(stacks_s, passed.logits, promoted, None)
+        else:
+            stacks_s = teach(stacks_s, passed.logits, promoted, promoted)
+            # NOTE(paper): the second look is in training mode, as the first; it does not move the statistics again.
+            logits_t = forward(students, stacks_s, images).logits
+            stacks_s = teach(stacks_s, logits_t, promoted, ~promoted)
+
+        stacks = put(students, put(pivot, stacks, stacks_p), stacks_s)
+        taught = [logits_p, passed.logits] if role_change else [logits_p, logits_t, passed.logits]
+        logits = jnp.concatenate(taught)
+        in_student_group = lambda x: jnp.zeros(size).at[size - students.size :].set(x)  # noqa: E731
+        return stacks, {
+            "loss": context.mean(cross_entropy(logits, labels).mean(1)),
+            "accuracy": context.mean((logits.argmax(-1) == labels).mean(1)),
+            "promoted": in_student_group(promoted),
+            "feedback_share": in_student_group(shares / shares.sum()),
+        }
+
+    def teach_pivot(context, pivot, stacks_p, batch, handed_back):
+        """Intensive teaching: L_1 = lam CE(y, p(x~)) + (1 - lam) CE(y_F, p(x~)) with x~ = lam x + (1 - lam) x_F."""
+        all_images, all_labels = context.gather(batch.images), context.gather(batch.labels)
+        partner = context.local(jnp.resize(handed_back, all_labels.shape), batch.labels.shape[0])
+        feedback = Images(all_images[partner], all_labels[partner])
+        lam = {"training": 1.0, "feedback": 0.0}.get(intensive_samples)
+        if lam is None:
+            lam = jax.random.beta(context.key, mixup_alpha, mixup_alpha)
+        mixed = lam * context.normalize(batch.images) + (1 - lam) * context.normalize(feedback.images)
+        passed = forward(pivot, stacks_p, mixed)
+
+        def loss(logits):
+            return lam * cross_entropy(logits, batch.labels) + (1 - lam) * cross_entropy(logits, feedback.labels)
+
+        return learn(context, pivot, stacks_p, passed, loss, lr_multiplier=pivot_lr_multiplier)[0]
+
+    metrics = ("loss", "accuracy", "promoted", "feedback_share")
+    return Method(iterate, check, metrics, pretrained=(0, *fixed), frozen=fixed)
+
+
+def teacher_group(
+    logits_p: jax.Array, logits_t: jax.Array, teaches: jax.Array, promoted: jax.Array, teaching: str
+) -> tuple[jax.Array, jax.Array]:
+    """Who learns from whom: the promoted from the pivot teacher, the rest from the whole teacher group.
+
+    Args:
+        logits_p: `[1, batch, classes]` of the pivot teacher.
+        logits_t: `[candidates, batch, classes]` of those among whom the temporary teachers are.
+        teaches: bool `[candidates]`, who of them is a temporary teacher.
+        promoted: bool `[students]`, who of the learners is one (all false with fixed temporary teachers).
+        teaching: "individual" or "ensemble".
+
+    Returns:
+        Logits of the sources `[sources, batch, classes]`, and the guidance `[students, sources]`, 1 where the student
+        learns from the source. Several temporary teachers add up. NOTE(paper): sum or mean is not known to us; for
+        k = 1 it is the same.
+    """
+    # A candidate that does not teach must not reach a loss, not even as 0 * NaN.
+    logits_t = jnp.where(teaches[:, None, None], logits_t, 0.0)
+    if teaching == "individual":
+        sources = jnp.concatenate([logits_p, logits_t])
+        private = jnp.zeros(1 + teaches.size).at[0].set(1.0)
+        group = jnp.concatenate([jnp.ones(1), teaches.astype(jnp.float32)])
+    else:
+        ensemble = (logits_p + logits_t.sum(0, keepdims=True)) / (1 + teaches.sum())
+        sources = jnp.concatenate([logits_p, ensemble])
+        private, group = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+    return sources, jnp.where(promoted[:, None], private[None], group[None])
+
+
+def teaching_loss(
+    logits_s: jax.Array, labels: jax.Array, sources: jax.Array, guidance: jax.Array, temperature: float, beta: float
+) -> jax.Array:
+    """`(1 - beta) CE + beta * sum over sources of KD`: the losses L_P and L_G of private and group teaching.
+
+    A student whom nobody guides learns from the labels with weight 1.
+
+    Args:
+        logits_s: `[students, batch, classes]`.
+        labels: `[batch]`.
+        sources: `[sources, batch, classes]`; they get no gradient.
+        guidance: `[students, sources]`.
+        temperature, beta: as in `orc`.
+
+    Returns:
+        `[students, batch]`.
+    """
+    distilled = pairwise_distillation(logits_s, sources, temperature)
+    guided = jnp.einsum("ls,lsb->lb", guidance, distilled)
+    weight = jnp.where(guidance.any(1), beta, 0.0)[:, None]
+    return (1 - weight) * cross_entropy(logits_s, labels) + weight * guided
+
+
+def _teaching_logits(pivot, stacks_p, images, pivot_batch_norm) -> jax.Array:
+    if pivot_batch_norm == "running":
+        return predict(pivot, stacks_p, images)
+    return forward(pivot, stacks_p, images).logits
+
+
+def _check_option(field: str, value: float, fine: bool, accepted: str) -> None:
+    if not fine:
+        raise UserError(f"config.{field}={value}: must be {accepted}")
+
+
+def _check_choice(field: str, value: str, accepted: Sequence[str]) -> None:
+    if value not in accepted:
+        raise unknown(f"config.{field}", value, accepted)

@@ -1,0 +1,45 @@
+"""Optimisation: a direction by optax, of unit rate, and a learning rate that follows the global step.
+
+Rate and direction are kept apart so that a member which pauses keeps its place in the schedule, and so that members
+can have different rates.
+"""
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+
+def sgd_direction(momentum: float, nesterov: bool, weight_decay: float) -> optax.GradientTransformation:
+    """PyTorch's SGD at rate 1: weight decay on every parameter is added to the gradient, before the momentum."""
+    transforms = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+    if momentum:
+        transforms.append(optax.trace(momentum, nesterov))
+    return optax.chain(*transforms)
+
+
+def learning_rate_schedule(config: ConfigDict, steps_per_epoch: float, num_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the global step.
+
+    A linear warm-up from 0 over `warmup_epochs`, then `lr_schedule`: constant; "step", multiplied by `lr_decay` at each
+    of `lr_boundaries` (fractions of the whole run); or "cosine", to 0 at the end.
+    """
+    peak = config.learning_rate
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    if config.lr_schedule == "cosine":
+        main = optax.cosine_decay_schedule(peak, num_steps - warmup)
+    elif config.lr_schedule == "step":
+        drops = {round(fraction * num_steps) - warmup: config.lr_decay for fraction in config.lr_boundaries}
+        main = optax.piecewise_constant_schedule(peak, drops)
+    else:
+        main = optax.constant_schedule(peak)
+    if not warmup:
+        return main
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+
+
+def update(optimizer: optax.GradientTransformation, params, opt_state, grads, learning_rate: jax.Array):
+    """One update of the members of a stack: new (params, opt_state). All leaves are `[members, ...]`."""
+    # vmapped, so that a transformation with a norm over parameters would take it member by member
+    direction, opt_state = jax.vmap(optimizer.update)(grads, opt_state, params)
+    params = jax.tree.map(lambda p, d: p - learning_rate * d, params, direction)
+    return params, opt_state

@@ -1,0 +1,198 @@
+"""The pool: all networks of a run as stacked pytrees, applied by `vmap`.
+
+A *member* is one network. Members of one architecture form a *stack*: their parameters are one flat dict, such as
+`{"layer1.0.conv1.kernel": [members, 3, 3, 16, 16], ...}`, with a leading axis over the members of the stack. A pool's
+parameters (statistics, optimizer states ...) are a dict of stacks by architecture. Whatever is per member and of one
+shape, such as logits and masks, is one array in *member order*: 0 is the pivot teacher, the last is the target student.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from orc_jax import rngs
+from orc_jax.models import MODELS
+
+Params = dict[str, jax.Array]
+PyTree = Any
+
+
+class Network(NamedTuple):
+    """One architecture as pure functions of one member; `vmap` makes them functions of a stack.
+
+    init: key -> (params, batch_stats)
+    train: params, batch_stats, images -> (logits, features), batch_stats; batch normalisation by the batch
+    predict: params, batch_stats, images -> (logits, features); batch normalisation by the running statistics
+    """
+
+    init: Callable
+    train: Callable
+    predict: Callable
+
+
+class Stack(NamedTuple):
+    """The members of one architecture: their positions in the pool, and their rows in the stacked arrays."""
+
+    name: str
+    network: Network
+    members: tuple[int, ...]
+    rows: tuple[int, ...]
+
+
+class Pool(NamedTuple):
+    """What is static about a pool. The order of stacks and members is that of the tuples, nowhere that of a dict."""
+
+    architectures: tuple[str, ...]  # in member order
+    stacks: tuple[Stack, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.architectures)
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """A unique name for each member, for logs: `("0_resnet56", "1_resnet44", ...)`."""
+        return tuple(f"{i}_{name}" for i, name in enumerate(self.architectures))
+
+
+def make_network(architecture: str, num_classes: int, in_channels: int, dtype: str, axis_name: str | None) -> Network:
+    """The pure functions of the registered model `architecture`."""
+
+    def build(key):
+        return MODELS[architecture](
+            num_classes, in_channels=in_channels, dtype=jnp.dtype(dtype), axis_name=axis_name, rngs=nnx.Rngs(key)
+        )
+
+    def flat(state):
+        return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+
+    # The modules are built once, abstractly; all that is kept of them is their structure.
+    model = nnx.eval_shape(build, jax.random.key(0))
+    paths = {".".join(map(str, path)): path for path in nnx.to_flat_state(nnx.state(model)).paths}
+    model.train()
+    training = nnx.graphdef(model)
+    model.eval()
+    predicting = nnx.graphdef(model)
+
+    def merge(graphdef, params, batch_stats):
+        leaves = {paths[name]: leaf for name, leaf in (params | batch_stats).items()}
+        return nnx.merge(graphdef, nnx.from_flat_state(leaves))
+
+    def init(key):
+        model = build(key)
+        return flat(nnx.state(model, nnx.Param)), flat(nnx.state(model, nnx.BatchStat))
+
+    def train(params, batch_stats, images):
+        model = merge(training, params, batch_stats)
+        outputs = model(images)
+        return outputs, flat(nnx.state(model, nnx.BatchStat))
+
+    def predict(params, batch_stats, images):
+        return merge(predicting, params, batch_stats)(images)
+
+    return Network(init, train, predict)
+
+
+def make_pool(
+    architectures: Sequence[str], *, num_classes: int, in_channels: int, dtype: str, axis_name: str | None
+) -> Pool:
+    """A pool with one member per name in `architectures` (registered in `MODELS`), equal names stacked."""
+    stacks = []
+    for name in dict.fromkeys(architectures):
+        members = tuple(i for i, other in enumerate(architectures) if other == name)
+        network = make_network(name, num_classes, in_channels, dtype, axis_name)
+        stacks.append(Stack(name, network, members, tuple(range(len(members)))))
+    return Pool(tuple(architectures), tuple(stacks))
+
+
+def init(pool: Pool, seed: int | jax.Array) -> tuple[dict[str, Params], dict[str, Params]]:
+    """Initial (params, batch_stats) of all stacks; a member's depend on the seed and its position alone."""
+    params, batch_stats = {}, {}
+    for stack in pool.stacks:
+        keys = jnp.stack([rngs.stream_key(seed, "init", member) for member in stack.members])
+        params[stack.name], batch_stats[stack.name] = jax.vmap(stack.network.init)(keys)
+    return params, batch_stats
+
+
+def select(pool: Pool, members: Sequence[int]) -> Pool:
+    """The pool of some members of `pool`, renumbered from 0 in increasing order. Its arrays come from `take`."""
+    kept = sorted(members)
+    stacks = []
+    for stack in pool.stacks:
+        pairs = [(kept.index(m), row) for m, row in zip(stack.members, stack.rows, strict=True) if m in kept]
+        if pairs:
+            new_members, rows = zip(*pairs, strict=True)
+            stacks.append(stack._replace(members=new_members, rows=rows))
+    return Pool(tuple(pool.architectures[m] for m in kept), tuple(stacks))
+
+
+def take(selected: Pool, stacks: dict[str, PyTree]) -> dict[str, PyTree]:
+    """The rows of the `selected` members out of the stacks of the pool they were selected from."""
+
+    def rows_of(stack, x):
+        return x if x.shape[0] == len(stack.rows) else x[jnp.array(stack.rows)]
+
+    return {s.name: jax.tree.map(lambda x, s=s: rows_of(s, x), stacks[s.name]) for s in selected.stacks}
+
+
+def put(selected: Pool, stacks: dict[str, PyTree], values: dict[str, PyTree]) -> dict[str, PyTree]:
+    """`stacks` with the rows of the `selected` members replaced by `values`: the inverse of `take`."""
+
+    def replace(stack, old, new):
+        return new if old.shape[0] == len(stack.rows) else old.at[jnp.array(stack.rows)].set(new)
+
+    replaced = {
+        s.name: jax.tree.map(lambda old, new, s=s: replace(s, old, new), stacks[s.name], values[s.name])
+        for s in selected.stacks
+    }
+    return stacks | replaced
+
+
+def take_member(pool: Pool, stacks: dict[str, PyTree], member: int) -> PyTree:
+    """One member's values, without the member axis."""
+    stack = next(s for s in pool.stacks if member in s.members)
+    row = stack.rows[stack.members.index(member)]
+    return jax.tree.map(lambda x: x[row], stacks[stack.name])
+
+
+def by_stack(pool: Pool, vector: jax.Array) -> dict[str, jax.Array]:
+    """Splits `[members, ...]` in member order into one array per stack."""
+    return {stack.name: vector[jnp.array(stack.members)] for stack in pool.stacks}
+
+
+def in_member_order(pool: Pool, stacks: dict[str, jax.Array]) -> jax.Array:
+    """Concatenates one array per stack on the member axis, in member order: the inverse of `by_stack`."""
+    joined = jnp.concatenate([stacks[stack.name] for stack in pool.stacks])
+    order = [member for stack in pool.stacks for member in stack.members]
+    if order == sorted(order):
+        return joined
+    return joined[jnp.argsort(jnp.array(order))]
+
+
+def train_logits(
+    pool: Pool, params: dict[str, Params], batch_stats: dict[str, Params], images: jax.Array
+) -> tuple[jax.Array, dict[str, Params]]:
+    """All members on the same images `[batch, height, width, channels]`, in training mode.
+
+    Returns:
+        Logits `[members, batch, classes]` in member order, and the moved statistics of the stacks.
+    """
+    logits, moved = {}, {}
+    for stack in pool.stacks:
+        apply = jax.vmap(stack.network.train, in_axes=(0, 0, None))
+        (logits[stack.name], _), moved[stack.name] = apply(params[stack.name], batch_stats[stack.name], images)
+    return in_member_order(pool, logits), moved
+
+
+def predict_logits(
+    pool: Pool, params: dict[str, Params], batch_stats: dict[str, Params], images: jax.Array
+) -> jax.Array:
+    """All members on the same images, in evaluation mode: logits `[members, batch, classes]` in member order."""
+    logits = {}
+    for stack in pool.stacks:
+        apply = jax.vmap(stack.network.predict, in_axes=(0, 0, None))
+        logits[stack.name], _ = apply(params[stack.name], batch_stats[stack.name], images)
+    return in_member_order(pool, logits)

@@ -1,0 +1,17 @@
+"""Random keys, derived and never stored: a key is folded from the seed, a named stream, and counters.
+
+Nothing has to be checkpointed, nothing shifts when a stream is added, and member 3 starts identically in a pool of
+four or of eight.
+"""
+
+import jax
+
+STREAMS = {"init": 0, "augment": 1, "method": 2}
+
+
+def stream_key(seed: int | jax.Array, stream: str, *counters: int | jax.Array) -> jax.Array:
+    """The key of `stream` (one of `STREAMS`) under `seed`, folded with each of `counters` in turn."""
+    key = jax.random.fold_in(jax.random.key(seed), STREAMS[stream])
+    for counter in counters:
+        key = jax.random.fold_in(key, counter)
+    return key
