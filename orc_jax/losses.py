@@ -54,3 +54,8 @@ def pairwise_distillation(logits_s: jax.Array, logits_t: jax.Array, temperature:
         `[learners, sources, batch]`.
     """
     return distillation(logits_s[:, None], logits_t[None], temperature)
+
+
+def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """1.0 where the highest logit is that of the label: logits `[members, batch, classes]` -> `[members, batch]`."""
+    return (logits.argmax(-1) == labels[None]).astype(jnp.float32)

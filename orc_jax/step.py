@@ -70,7 +70,7 @@ class Context(NamedTuple):
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Images as the networks take them: float32 `[batch, height, width, channels]`."""
-        return normalize(images, jnp.array(self.setup.mean), jnp.array(self.setup.std))
+        return normalize(images, self.setup.mean, self.setup.std)
 
     def mean(self, x: jax.Array) -> jax.Array:
         """The mean of a device's value over all devices; whatever decides must go through this or `gather`."""
@@ -220,17 +220,19 @@ def make_evaluation_step(setup: Setup) -> Callable[[Stacks, Images, tuple[jax.Ar
     def evaluation_step(stacks: Stacks, data: Images, batch: tuple[jax.Array, jax.Array]) -> Evaluation:
         indices, weights = batch
         labels = data.labels[indices]
-        images = normalize(data.images[indices], jnp.array(setup.mean), jnp.array(setup.std))
+        images = normalize(data.images[indices], setup.mean, setup.std)
         log_probs = jax.nn.log_softmax(predict(setup.pool, stacks, images))
         ensemble = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(setup.pool.size)
         log_probs = jnp.concatenate([log_probs, ensemble[None]])
-        truth = jnp.take_along_axis(log_probs, jnp.broadcast_to(labels[:, None], (*log_probs.shape[:2], 1)), axis=-1)
+        truth = jnp.take_along_axis(
+            log_probs, jnp.broadcast_to(labels[None, :, None], (*log_probs.shape[:2], 1)), axis=-1
+        )
         # Written so that NaN counts as wrong: all classes that are not certainly below the true one rank before it.
         rank = (~(log_probs <= truth)).sum(-1)
         sums = Evaluation(
-            top1=((rank < 1) * weights).sum(-1),
-            top5=((rank < 5) * weights).sum(-1),
-            loss=-(truth[..., 0] * weights).sum(-1),
+            top1=((rank < 1) * weights[None]).sum(-1),
+            top5=((rank < 5) * weights[None]).sum(-1),
+            loss=-(truth[..., 0] * weights[None]).sum(-1),
             count=weights.sum(),
         )
         return parallel.total(sums, setup.axis_name)

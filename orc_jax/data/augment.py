@@ -31,6 +31,9 @@ def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool) 
     return jax.vmap(one)(keys, images)
 
 
-def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """uint8 images to float32 with `(x / 255 - mean) / std` per channel."""
-    return (images.astype(jnp.float32) / 255.0 - mean) / std
+def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """uint8 images `[batch, height, width, channels]` to float32 with `(x / 255 - mean) / std` per channel."""
+    channel = (1, 1, 1, -1)
+    return (images.astype(jnp.float32) / 255.0 - jnp.reshape(jnp.array(mean), channel)) / jnp.reshape(
+        jnp.array(std), channel
+    )

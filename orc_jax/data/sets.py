@@ -97,13 +97,14 @@ def _tfds(config: ConfigDict) -> tuple[Images, Images, int]:
         ) from None
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"config.dataset={config.dataset!r} cannot be opened: {error}") from error
-    features = builder.info.features
-    keys = builder.info.supervised_keys
-    if keys is None or len(keys) != 2 or not isinstance(features[keys[0]], tfds.features.Image):
-        raise UserError(f"config.dataset={config.dataset!r} is not an image classification set")
+    features = dict(builder.info.features.items())
+    keys = builder.info.supervised_keys or ("image", "label")
+    if len(keys) != 2 or not (
+        isinstance(features.get(keys[0]), tfds.features.Image)
+        and isinstance(features.get(keys[1]), tfds.features.ClassLabel)
+    ):
+        raise UserError(f"config.dataset={config.dataset!r} is not an image classification set: has {list(features)}")
     image_key, label_key = keys
-    if not isinstance(features[label_key], tfds.features.ClassLabel):
-        raise UserError(f"config.dataset={config.dataset!r} has labels that are not classes: {features[label_key]}")
     if None in features[image_key].shape or features[image_key].np_dtype != np.uint8:
         raise UserError(
             f"config.dataset={config.dataset!r} has images of shape {features[image_key].shape}: only sets whose "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from orc_jax.data.sets import Images
-from orc_jax.losses import cross_entropy
+from orc_jax.losses import correct, cross_entropy
 from orc_jax.methods.base import Method
 from orc_jax.step import Context, Stacks, forward, learn
 
@@ -21,7 +21,7 @@ def independent() -> Method:
         stacks, losses = learn(
             context, context.pool, stacks, passed, lambda logits: cross_entropy(logits, batch.labels)
         )
-        accuracy = context.mean((passed.logits.argmax(-1) == batch.labels).mean(-1))
+        accuracy = context.mean(correct(passed.logits, batch.labels).mean(1))
         return stacks, {"loss": losses, "accuracy": accuracy}
 
     return Method(iterate, check, metrics=("loss", "accuracy"))

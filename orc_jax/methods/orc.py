@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from orc_jax.data.sets import Images
 from orc_jax.errors import UserError, unknown
-from orc_jax.losses import cross_entropy, pairwise_distillation
+from orc_jax.losses import correct, cross_entropy, pairwise_distillation
 from orc_jax.methods.base import Method
 from orc_jax.pool import put, select, take
 from orc_jax.roles import feedback_indices, feedback_shares, top_k_mask
@@ -141,7 +141,7 @@ def orc(
         in_student_group = lambda x: jnp.zeros(size).at[size - students.size :].set(x)  # noqa: E731
         return stacks, {
             "loss": context.mean(cross_entropy(logits, labels).mean(1)),
-            "accuracy": context.mean((logits.argmax(-1) == labels).mean(1)),
+            "accuracy": context.mean(correct(logits, labels).mean(1)),
             "promoted": in_student_group(promoted),
             "feedback_share": in_student_group(shares / shares.sum()),
         }

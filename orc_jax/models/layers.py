@@ -83,7 +83,8 @@ class BatchNorm(nnx.Module):
         else:
             mean, var = self._batch_statistics(x)
         factor = jax.lax.rsqrt(var + 1e-5) * self.scale[...]
-        return (x * factor + (self.bias[...] - mean * factor)).astype(self.dtype)
+        offset = self.bias[...] - mean * factor
+        return (x * factor[None, None, None] + offset[None, None, None]).astype(self.dtype)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         moments = jnp.stack([x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))])

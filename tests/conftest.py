@@ -1,0 +1,83 @@
+"""Four virtual CPU devices, tiny networks, and strictness: rank promotion raises."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = os.environ.get("ORC_JAX_TEST_PLATFORM", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from orc_jax import config as configs
+from orc_jax import models
+from orc_jax.data.sets import Dataset, Images
+from orc_jax.models import layers
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+class TinyNet(nnx.Module):
+    """Two convolutions: the smallest network with everything that a pool has to deal with."""
+
+    def __init__(self, num_classes, *, width, in_channels=3, dtype=jnp.float32, axis_name=None, rngs):
+        self.conv1 = layers.conv(in_channels, width, 3, dtype=dtype, rngs=rngs)
+        self.bn1 = layers.BatchNorm(width, dtype=dtype, axis_name=axis_name)
+        self.conv2 = layers.conv(width, 8, 3, strides=2, dtype=dtype, rngs=rngs)
+        self.fc = layers.linear(8, num_classes, rngs=rngs)
+
+    def __call__(self, images):
+        x = nnx.relu(self.conv2(nnx.relu(self.bn1(self.conv1(images)))))
+        features = layers.global_average_pool(x)
+        return self.fc(features), features
+
+
+TINY = {"tiny_a": functools.partial(TinyNet, width=6), "tiny_b": functools.partial(TinyNet, width=4)}
+
+
+@pytest.fixture(autouse=True)
+def tiny_models(monkeypatch):
+    """The tiny networks are registered for the tests alone."""
+    for name, model in TINY.items():
+        monkeypatch.setitem(models.MODELS, name, model)
+
+
+@pytest.fixture(scope="session")
+def toy() -> Dataset:
+    """Three classes of 8x8 images, told apart by the brightest third: learnt within a few steps."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(120, dtype=np.int32) % 3
+    images = rng.integers(0, 120, (120, 8, 8, 1), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:, 3 * label : 3 * label + 2] += 120
+    train, test = Images(images[:90], labels[:90]), Images(images[90:], labels[90:])
+    return Dataset("toy", train, test, num_classes=3, mean=(0.35,), std=(0.25,))
+
+
+@pytest.fixture
+def config():
+    """A run of four tiny networks, two of them of one architecture and interleaved with the others."""
+    config = configs.default()
+    config.dataset = "toy"
+    config.teacher, config.assistants, config.student = "tiny_a", "tiny_b,tiny_a", "tiny_b"
+    config.num_networks = 4
+    config.batch_size = 16
+    config.eval_batch_size = 16
+    config.num_epochs = 2
+    config.pretrain_epochs = 1
+    config.crop_padding = 0
+    config.flip = False
+    config.log_every_steps = 1
+    return config
+
+
+@pytest.fixture
+def console(tmp_path):
+    """A console that writes to `console.txt`."""
+    with (tmp_path / "console.txt").open("w") as file:
+        yield Console(file=file, width=100)

@@ -1,0 +1,90 @@
+"""The convolution with its own batching rule equals JAX's, forward and backward, in either order with vmap."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from orc_jax.conv import conv_general_dilated
+
+CASES = {
+    "plain": {},
+    "stride": {"window_strides": (2, 2)},
+    "valid": {"padding": "VALID"},
+    "same": {"padding": "SAME", "window_strides": (2, 2)},
+    "uneven padding": {"padding": ((1, 2), (0, 1))},
+    "kernel dilation": {"rhs_dilation": (2, 1)},
+    "image dilation": {"lhs_dilation": (1, 2)},
+    "groups": {"feature_group_count": 2},
+    "depthwise": {"feature_group_count": 4, "window_strides": (2, 2)},
+}
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+
+def operands(groups, members=3):
+    keys = jax.random.split(jax.random.key(0), 3)
+    images = jax.random.normal(keys[0], (members, 2, 7, 6, 4))
+    kernels = jax.random.normal(keys[1], (members, 3, 3, 4 // groups, 8))
+    return images, kernels
+
+
+def pair(options):
+    """Our convolution and JAX's with the same options."""
+    options = {"window_strides": (1, 1), "padding": ((1, 1), (1, 1)), "dimension_numbers": NUMBERS} | options
+    ours = lambda x, w: conv_general_dilated(x, w, **options)  # noqa: E731
+    jaxs = lambda x, w: lax.conv_general_dilated(x, w, **options)  # noqa: E731
+    return ours, jaxs
+
+
+def one_by_one(f, *batched):
+    return jax.tree.map(lambda *x: jnp.stack(x), *(f(*(x[i] for x in batched)) for i in range(len(batched[0]))))
+
+
+def close(actual, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), actual, expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_vmapped_convolution_and_gradients_equal_the_members(case):
+    images, kernels = operands(CASES[case].get("feature_group_count", 1))
+    ours, jaxs = pair(CASES[case])
+    # A quadratic loss, so that the gradients depend on the values.
+    loss = lambda conv: lambda x, w: jnp.square(conv(x, w)).sum()  # noqa: E731
+    expected = one_by_one(jaxs, images, kernels)
+    gradients = one_by_one(jax.grad(loss(jaxs), (0, 1)), images, kernels)
+    close(jax.vmap(ours)(images, kernels), expected)
+    close(jax.vmap(jax.grad(loss(ours), (0, 1)))(images, kernels), gradients)
+    outside = jax.grad(lambda x, w: loss(jax.vmap(ours))(x, w), (0, 1))
+    close(jax.jit(outside)(images, kernels), gradients)
+
+
+@pytest.mark.parametrize("in_axes", [(None, 0), (0, None)])
+def test_shared_operand(in_axes):
+    images, kernels = operands(1)
+    ours, jaxs = pair({})
+    args = [x if axis == 0 else x[0] for x, axis in zip((images, kernels), in_axes, strict=True)]
+    loss = lambda conv: lambda x, w: jnp.square(jax.vmap(conv, in_axes)(x, w)).sum()  # noqa: E731
+    close(jax.vmap(ours, in_axes)(*args), jax.vmap(jaxs, in_axes)(*args))
+    close(jax.grad(loss(ours), (0, 1))(*args), jax.grad(loss(jaxs), (0, 1))(*args))
+
+
+def test_nested_vmap():
+    images, kernels = operands(1, members=4)
+    images, kernels = images.reshape(2, 2, *images.shape[1:]), kernels.reshape(2, 2, *kernels.shape[1:])
+    ours, jaxs = pair({})
+    close(jax.vmap(jax.vmap(ours))(images, kernels), jax.vmap(jax.vmap(jaxs))(images, kernels))
+
+
+def test_vmap_leaves_no_grouped_convolution():
+    """What makes a pool fast: no grouped convolution, forward or backward, after vmap over members."""
+    images, kernels = operands(1)
+    ours, jaxs = pair({})
+
+    def lowered(conv):
+        step = jax.grad(lambda x, w: jnp.square(jax.vmap(conv)(x, w)).sum(), (0, 1))
+        return jax.jit(step).lower(images, kernels).as_text()
+
+    grouped = ("feature_group_count = 3", "batch_group_count = 3")
+    assert any(text in lowered(jaxs) for text in grouped)
+    assert not any(text in lowered(ours) for text in grouped)

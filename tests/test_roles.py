@@ -1,0 +1,78 @@
+"""Promotion, feedback samples and gates: golden values by hand, an independent NumPy version, and the corner cases."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from orc_jax.roles import feedback_indices, feedback_shares, gate, top_k_mask
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("losses", "k", "expected"),
+    [
+        ([0.3, 0.1, 0.2], 1, [0, 1, 0]),
+        ([0.3, 0.1, 0.2], 2, [0, 1, 1]),
+        ([0.2, 0.2, 0.2], 1, [1, 0, 0]),  # ties go to the lower index
+        ([NAN, 0.9, INF], 1, [0, 1, 0]),  # a diverged member is never promoted
+        ([NAN, 0.9, -INF], 1, [0, 1, 0]),
+        ([NAN, NAN, 0.5, 0.4], 2, [0, 0, 1, 1]),
+        ([NAN, NAN], 1, [1, 0]),  # still exactly k
+    ],
+)
+def test_top_k_mask(losses, k, expected):
+    np.testing.assert_array_equal(jax.jit(top_k_mask, static_argnums=1)(jnp.array(losses), k), np.array(expected, bool))
+
+
+def test_shares_golden():
+    # softmax(log 1, log 2, log 4) = (1, 2, 4) / 7; times 10: 1.43, 2.86, 5.71. Rounded down: 1, 2, 5; the two that are
+    # left go to the largest remainders, .86 and .71.
+    np.testing.assert_array_equal(feedback_shares(jnp.log(jnp.array([1.0, 2.0, 4.0])), 10), [1, 3, 6])
+    # A weaker student (higher loss) hands back more; equal ones share alike, the odd one out goes to the lower index.
+    np.testing.assert_array_equal(feedback_shares(jnp.array([0.7, 0.7, 0.7]), 8), [3, 3, 2])
+
+
+def test_shares_of_diverged_students():
+    np.testing.assert_array_equal(feedback_shares(jnp.array([NAN, 0.5, INF, 0.5]), 8), [0, 4, 0, 4])
+    np.testing.assert_array_equal(feedback_shares(jnp.array([NAN, NAN]), 8), [4, 4])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shares_always_sum_to_the_size(seed):
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(1, 300))
+    shares = np.asarray(feedback_shares(jnp.array(rng.exponential(3.0, 7), jnp.float32), size))
+    assert shares.sum() == size and shares.min() >= 0
+
+
+def test_feedback_indices_golden():
+    losses = jnp.array([[0.1, 0.4, 0.3, 0.2], [0.9, 0.1, NAN, 0.5]])
+    # Student 0 hands back its hardest sample, 1; student 1 its three hardest, 0, 3, 1. The NaN is nobody's hardest.
+    np.testing.assert_array_equal(feedback_indices(losses, jnp.array([1, 3]), 4), [1, 0, 3, 1])
+    np.testing.assert_array_equal(feedback_indices(losses, jnp.array([0, 4]), 4), [0, 3, 1, 2])
+
+
+def test_feedback_selection_equals_a_plain_numpy_version():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        losses = rng.exponential(1.0, (5, 32)).astype(np.float32)
+        scores = losses.mean(1)
+        weights = np.exp(scores - scores.max())
+        exact = 32 * weights / weights.sum()
+        counts = np.floor(exact).astype(int)
+        for i in sorted(range(5), key=lambda i: counts[i] - exact[i])[: 32 - counts.sum()]:
+            counts[i] += 1
+        expected = [j for i in range(5) for j in sorted(range(32), key=lambda j: -losses[i, j])[: counts[i]]]
+        shares = feedback_shares(jnp.array(scores), 32)
+        np.testing.assert_array_equal(shares, counts)
+        np.testing.assert_array_equal(feedback_indices(jnp.array(losses), shares, 32), expected)
+
+
+def test_gate_keeps_the_others_bit_for_bit():
+    old = {"w": jnp.array([[1.0, NAN], [3.0, 4.0]]), "count": jnp.array([1, 2])}
+    new = {"w": jnp.array([[5.0, 6.0], [NAN, INF]]), "count": jnp.array([3, 4])}
+    gated = gate(jnp.array([True, False]), new, old)
+    np.testing.assert_array_equal(gated["w"], [[5.0, 6.0], [3.0, 4.0]])
+    np.testing.assert_array_equal(gated["count"], [3, 2])

@@ -1,0 +1,254 @@
+"""Runs from end to end: trained, interrupted, resumed, evaluated from the checkpoint, and refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from orc_jax import checkpoint, config, evaluate, logs, pretrained, step, train
+from orc_jax.data import sets
+from orc_jax.errors import UserError
+from orc_jax.run import abstract_state, build
+from tests.helpers import assert_identical
+
+SPEED = "images_per_second"
+
+
+@pytest.fixture(autouse=True)
+def toy_set(monkeypatch, toy):
+    """`config.dataset = "toy"` is the toy set; the real loader serves all others."""
+    load = sets.load
+    monkeypatch.setattr(sets, "load", lambda config: toy if config.dataset == "toy" else load(config))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workdir with a finished run; the tests copy it before they change anything."""
+    return tmp_path_factory.mktemp("trained") / "run"
+
+
+@pytest.fixture
+def finished(trained, config, console):
+    if not trained.exists():
+        train.train(config, trained, console)
+    return trained
+
+
+def final_state(workdir, toy):
+    description = checkpoint.read_description(workdir)
+    run = build(
+        config.ml_collections.ConfigDict(description["config"]), toy, jax.local_devices(), description["members"]
+    )
+    with checkpoint.open_manager(workdir, create=False) as manager:
+        return checkpoint.restore(manager, manager.latest_step(), abstract_state(run), run.sharding)
+
+
+def rows_without_speed(workdir):
+    return [{k: v for k, v in row.items() if k != SPEED} for row in logs.read_rows(workdir)]
+
+
+def test_what_a_run_leaves_behind(finished):
+    description = json.loads((finished / "config.json").read_text())
+    assert description["config"]["orc"]["temperature"] == 4.0
+    assert description["members"] == ["tiny_a", "tiny_b", "tiny_a", "tiny_b"]
+    assert description["versions"]["jax"] == jax.__version__
+    rows = logs.read_rows(finished)
+    assert [(row["step"], row["epoch"]) for row in rows] == [(5, 1), (11, 2)]  # 90 examples in batches of 16
+    last = rows[-1]
+    promoted = [last[f"train/promoted/{name}"] for name in ("0_tiny_a", "1_tiny_b", "2_tiny_a", "3_tiny_b")]
+    assert promoted[0] == 0 and np.isclose(sum(promoted), 1.0)
+    assert {"learning_rate", SPEED, "eval/top1/3_tiny_b", "eval/loss/ensemble"} <= set(last)
+    assert list((finished / "tensorboard").glob("events*"))
+    assert [row["epoch"] for row in logs.read_rows(finished / "pivot")] == [1]
+
+
+def test_evaluation_restores_what_training_saved(finished, config, console, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    evaluate.evaluate_checkpoint(config, workdir, "latest", console)
+    result = json.loads((workdir / "evaluation_11.json").read_text())
+    last = logs.read_rows(workdir)[-1]
+    for row in [*result["members"], {"name": "ensemble"} | result["ensemble"]]:
+        for metric in ("top1", "top5", "loss"):
+            np.testing.assert_allclose(row[metric], last[f"eval/{metric}/{row['name']}"], rtol=1e-5)
+    assert result["target_student"]["name"] == "3_tiny_b" and result["examples"] == 30
+    evaluate.evaluate_checkpoint(config, workdir, "5", console)
+    evaluate.evaluate_checkpoint(config, workdir, "best", console)
+    console.file.flush()
+    assert "target student" in (tmp_path / "console.txt").read_text()
+    with pytest.raises(UserError, match=r"--checkpoint='7'.*Accepted: latest, best, or one of \[5, 11\]"):
+        evaluate.evaluate_checkpoint(config, workdir, "7", console)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(finished, config, console, tmp_path, monkeypatch, toy):
+    """Interrupted in the second epoch, and before that in the pivot teacher's; identical bit for bit."""
+    workdir = tmp_path / "run"
+    write, save = logs.MetricsLog.write, checkpoint.save
+
+    def interrupt_at(epoch, directory):
+        def interrupted(log, row):
+            if row["epoch"] == epoch and log.path.parent.name == directory:
+                raise KeyboardInterrupt
+            write(log, row)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(logs.MetricsLog, "write", interrupted)
+            patch.setattr(checkpoint, "save", lambda m, s, *rest: None if s == 11 else save(m, s, *rest))
+            train.train(config, workdir, console)
+
+    interrupt_at(1, "pivot")  # after its checkpoint: it must not be trained again
+    pivot_files = {p: p.stat().st_mtime_ns for p in (workdir / "pivot" / "checkpoints").rglob("*") if p.is_file()}
+    interrupt_at(2, "run")  # before its checkpoint: the epoch is trained again
+    assert [row["epoch"] for row in logs.read_rows(workdir)] == [1]
+    train.train(config, workdir, console)
+    assert pivot_files and pivot_files == {p: p.stat().st_mtime_ns for p in pivot_files}
+    assert_identical(final_state(workdir, toy), final_state(finished, toy))
+    assert rows_without_speed(workdir) == rows_without_speed(finished)
+
+
+def test_the_pivot_teacher_of_another_run_is_used(finished, config, console, tmp_path, toy):
+    config.pivot_checkpoint = str(finished / "pivot")
+    run = build_for(config)
+    loaded = pretrained.load_members(run, finished / "pivot", [0])
+    stacks = pretrained.insert_members(run, step.init_stacks(run.setup, 0), loaded)
+    theirs = final_state(finished / "pivot", toy).stacks["tiny_a"]
+    assert_identical(jax.tree.map(lambda x: x[0], stacks["tiny_a"].params), jax.tree.map(lambda x: x[0], theirs.params))
+    fresh = step.init_stacks(run.setup, 0)
+    assert_identical(stacks["tiny_b"], fresh["tiny_b"])
+    assert not np.array_equal(stacks["tiny_a"].params["fc.bias"][0], fresh["tiny_a"].params["fc.bias"][0])
+    np.testing.assert_array_equal(stacks["tiny_a"].params["fc.bias"][1], fresh["tiny_a"].params["fc.bias"][1])
+    # The same run as the one that trained the pivot teacher itself.
+    train.train(config, tmp_path / "second", console)
+    assert not (tmp_path / "second" / "pivot").exists()
+    assert_identical(final_state(tmp_path / "second", toy), final_state(finished, toy))
+
+
+def test_a_finished_run_is_left_as_it_is(finished, config, console, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    rows = logs.read_rows(workdir)
+    train.train(config, workdir, console)
+    assert logs.read_rows(workdir) == rows
+
+
+def change(**fields):
+    def apply(config):
+        for name, value in fields.items():
+            target = config.orc if name in config.orc else config
+            target[name] = value
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"method": "orcc"}, "config.method='orcc' is not known. Did you mean orc"),
+        ({"teacher": "resnet57"}, "config.teacher='resnet57' is not known. Did you mean resnet"),
+        ({"student": "vgg"}, "config.student='vgg' is not known"),
+        ({"num_networks": 1}, "config.num_networks=1"),
+        ({"num_networks": 2, "assistants": ""}, "config.num_networks=2 would have to be at least 3"),
+        ({"num_temporary_teachers": 3}, "must be less than the 3 networks of the student group"),
+        ({"num_networks": 6}, "config.assistants='tiny_b,tiny_a' names 2 networks, but.*leaves 4"),
+        ({"assistants": "tiny_b,resnt8"}, "config.assistants='resnt8' is not known. Did you mean resnet8"),
+        ({"batch_size": 18}, "config.batch_size=18 is not divisible by the 4 devices of this machine: 16 would be"),
+        ({"batch_size": 0}, "config.batch_size=0: must be greater than 0"),
+        ({"learning_rate": -1.0}, "config.learning_rate=-1.0"),
+        ({"lr_schedule": "stepp"}, "config.lr_schedule='stepp' is not known. Did you mean step"),
+        ({"lr_boundaries": (150.0, 180.0)}, "config.lr_boundaries=.*fractions between 0 and 1"),
+        ({"lr_multipliers": "tiny_b=fast"}, "config.lr_multipliers: 'tiny_b=fast'"),
+        ({"dtype": "float16"}, "config.dtype='float16' is not known.*Accepted: float32, bfloat16"),
+        ({"warmup_epochs": 5.0}, "config.warmup_epochs=5.0: must be less than config.num_epochs=2"),
+        ({"role_change": False, "pretrain_epochs": 0}, "never learn"),
+        ({"pivot_checkpoint": "nowhere"}, "config.pivot_checkpoint='nowhere': holds no run"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(fields, text, config, console, tmp_path):
+    change(**fields)(config)
+    with pytest.raises(UserError, match=f"(?s){text}"):
+        train.train(config, tmp_path / "run", console)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pivot_checkpoint_of_other_networks_is_refused(finished, config, console, tmp_path):
+    config.pivot_checkpoint, config.teacher = str(finished / "pivot"), "tiny_b"
+    with pytest.raises(UserError, match="needed is a trained tiny_b, but its pool is tiny_a"):
+        train.train(config, tmp_path / "run", console)
+    config.teacher, config.dataset = "tiny_a", "digits"
+    with pytest.raises(UserError, match="1 channels and 3 classes, but digits has 1 and 10"):
+        train.train(config, tmp_path / "run", console)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_another_run_is_refused(finished, config, console, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    before = sorted((p, p.stat().st_mtime_ns) for p in workdir.rglob("*"))
+    config.learning_rate, config.orc.beta = 0.2, 0.9
+    config.log_every_steps = 7  # harmless
+    with pytest.raises(
+        UserError, match=r"(?s)config.learning_rate: 0.05 there, 0.2 here.*config.orc.*another --workdir"
+    ):
+        train.train(config, workdir, console)
+    # For an evaluation the learning rate does not matter; the pool does.
+    evaluate.check_same(build_for(config), checkpoint.read_description(workdir), workdir, evaluate=True)
+    config.num_networks, config.assistants = 3, "tiny_a"
+    with pytest.raises(UserError, match=r"(?s)config.num_networks: 4 there, 3 here.*pool: tiny_a, tiny_b, tiny_a"):
+        evaluate.evaluate_checkpoint(config, workdir, "latest", console)
+    assert before == sorted((p, p.stat().st_mtime_ns) for p in workdir.rglob("*"))
+
+
+def build_for(run_config):
+    return build(run_config, sets.load(run_config), jax.local_devices(), config.members(run_config))
+
+
+def test_missing_and_damaged_checkpoints(finished, config, console, tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        evaluate.evaluate_checkpoint(config, tmp_path / "nowhere", "latest", console)
+    assert not (tmp_path / "nowhere").exists()
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    for path in (workdir / "checkpoints" / "11" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"checkpoint of step 11 in .* cannot be restored.*Other steps there: \[5\]"):
+        evaluate.evaluate_checkpoint(config, workdir, "latest", console)
+    (workdir / "config.json").write_text("{")
+    with pytest.raises(UserError, match="is not the description of a run"):
+        evaluate.evaluate_checkpoint(config, workdir, "latest", console)
+
+
+def test_a_diverging_member_stops_the_run(config, console, tmp_path):
+    config.learning_rate, config.pretrain_epochs = 1e30, 0
+    with pytest.raises(UserError, match=r"the loss of .*tiny.* became .* in epoch"):
+        train.train(config, tmp_path / "run", console)
+
+
+def test_it_learns(console, tmp_path):
+    """ORC with three ResNet-8 on the handwritten digits, from scratch: well above 90 % within eight epochs."""
+    run_config = config.default()
+    run_config.dataset, run_config.teacher, run_config.student = "digits", "resnet8", "resnet8"
+    run_config.num_networks, run_config.num_epochs, run_config.pretrain_epochs = 3, 8, 0
+    run_config.crop_padding, run_config.flip, run_config.warmup_epochs = 1, False, 1.0
+    run_config.eval_every_epochs = 8
+    run_config.orc.pivot_lr_multiplier = 1.0
+    train.train(run_config, tmp_path / "run", console)
+    (last,) = [row for row in logs.read_rows(tmp_path / "run") if "eval/top1/ensemble" in row]
+    assert last["eval/top1/2_resnet8"] > 0.9
+    assert last["eval/top1/0_resnet8"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--config.num_netwrks=5"], "field='num_netwrks' is not known. Did you mean num_networks?"),
+        (["--config=nowhere.py"], "--config=nowhere.py: there is no such file"),
+        (["--config.teacher=resnet21"], "config.teacher='resnet21' is not known. Did you mean resnet"),
+    ],
+)
+def test_the_command_answers_mistakes_with_one_message(arguments, text):
+    command = [sys.executable, "-m", "orc_jax.main", "--workdir=nowhere", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 2
+    assert done.stderr.startswith("orc_jax: ") and text in done.stderr and "Traceback" not in done.stderr
