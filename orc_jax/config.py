@@ -53,7 +53,7 @@ def default() -> ml_collections.ConfigDict:
     config.seed = 0
 
     # What is kept and shown.
-    config.eval_batch_size = 500
+    config.eval_batch_size = 512
     config.eval_every_epochs = 1  # evaluate and save a checkpoint
     config.log_every_steps = 50  # progress bar
 

@@ -89,13 +89,16 @@ def fit(run: Run, workdir: Path, trained: dict[int, tuple[Params, Params]], cons
                 row = {"step": step, "epoch": epoch, **meter.report(step, state)}
                 _check_finite(run, row, manager)
                 state = reset_totals(state)
+                result = None
                 if epoch % config.eval_every_epochs == 0 or epoch == config.num_epochs:
                     parallel.assert_replicated(state, run.devices)
                     result = evaluate(state.stacks)
                     row |= _eval_metrics(result)
+                # The row goes first: one without its checkpoint is dropped on resuming, a missing one would be lost.
+                log.write(row)
+                if result:
                     metrics = {checkpoint.SELECTED_BY: result["target_student"]["top1"]}
                     checkpoint.save(manager, step, state, run.description(), metrics)
-                log.write(row)
                 meter.restart()
                 console.print(_epoch_line(run, title, row), soft_wrap=True, highlight=False)
         log.close()
@@ -179,7 +182,9 @@ def _epoch_line(run: Run, title: str, row: dict[str, float]) -> str:
     line = f"{title} epoch {row['epoch']}/{run.config.num_epochs}  {name}: loss {row[f'train/loss/{name}']:.3f}"
     line += f"  accuracy {row[f'train/accuracy/{name}']:.2%}"
     if f"eval/top1/{name}" in row:
-        line += f"  test {row[f'eval/top1/{name}']:.2%}  ensemble {row['eval/top1/ensemble']:.2%}"
+        line += f"  test {row[f'eval/top1/{name}']:.2%}"
+        if run.setup.pool.size > 1:
+            line += f"  ensemble {row['eval/top1/ensemble']:.2%}"
     if "images_per_second" in row:
         line += f"  {row['images_per_second']:.0f} images/s"
     return line
@@ -200,7 +205,8 @@ def _pool_table(run: Run):
 
 def _summary(run: Run, workdir: Path):
     """Last and best epoch of every member; "best" is chosen by the target student on the evaluation split."""
-    rows = [row for row in logs.read_rows(workdir) if "eval/top1/ensemble" in row]
+    every = logs.read_rows(workdir)
+    rows = [row for row in every if "eval/top1/ensemble" in row]
     names = run.setup.pool.member_names
     last, best = rows[-1], max(rows, key=lambda row: row[f"eval/top1/{names[-1]}"])
     promoted = f"train/promoted/{names[-1]}" in last
@@ -209,7 +215,7 @@ def _summary(run: Run, workdir: Path):
         values = [f"{last[f'eval/top1/{name}']:.2%}", f"{last[f'eval/top5/{name}']:.2%}"]
         values.append(f"{best[f'eval/top1/{name}']:.2%}")
         if promoted:
-            share = [row[f"train/promoted/{name}"] for row in rows if f"train/promoted/{name}" in row]
+            share = [row[f"train/promoted/{name}"] for row in every if f"train/promoted/{name}" in row]
             values.append(f"{sum(share) / len(share):.1%}" if share else "")
         return (name, kind, *values)
 
