@@ -7,7 +7,7 @@ import inspect
 
 import ml_collections
 
-from orc_jax.errors import UserError, unknown
+from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
 from orc_jax.methods.base import Method
 from orc_jax.models import MODELS, ladder
@@ -84,10 +84,8 @@ def members(config: ml_collections.ConfigDict) -> tuple[str, ...]:
         UserError: for an unknown architecture, or a number of assistants that does not fit `num_networks`.
     """
     for field in ("teacher", "student"):
-        if config[field] not in MODELS:
-            raise unknown(f"config.{field}", config[field], MODELS)
-    if config.num_networks < 2:
-        raise UserError(f"config.num_networks={config.num_networks}: a pool has a teacher and a student, so at least 2")
+        require_choice(f"config.{field}", config[field], MODELS)
+    require("config.num_networks", config.num_networks, config.num_networks >= 2, "at least 2, teacher and student")
     count = config.num_networks - 2
     if config.assistants == "ladder":
         assistants = ladder(config.teacher, config.student, count)
@@ -96,8 +94,7 @@ def members(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     else:
         assistants = tuple(name.strip() for name in config.assistants.split(",") if name.strip())
         for name in assistants:
-            if name not in MODELS:
-                raise unknown("config.assistants", name, ["ladder", "copies", *MODELS])
+            require_choice("config.assistants", name, ["ladder", "copies", *MODELS])
         if len(assistants) != count:
             raise UserError(
                 f"config.assistants={config.assistants!r} names {len(assistants)} networks, but "
@@ -115,14 +112,13 @@ def lr_multipliers(config: ml_collections.ConfigDict) -> dict[str, float]:
     result = {}
     for item in filter(None, config.lr_multipliers.split(",")):
         name, _, value = item.partition("=")
-        if name.strip() not in MODELS:
-            raise unknown("config.lr_multipliers", name.strip(), MODELS)
+        require_choice("config.lr_multipliers", name.strip(), MODELS)
         try:
-            result[name.strip()] = float(value)
+            factor = float(value)
         except ValueError:
-            result[name.strip()] = 0.0
-        if not 0 < result[name.strip()] < float("inf"):
-            raise UserError(f"config.lr_multipliers: {item!r} is not of the form name=positive number")
+            factor = 0.0
+        require("config.lr_multipliers", repr(item), 0 < factor < float("inf"), "name=positive number")
+        result[name.strip()] = factor
     return result
 
 
@@ -141,20 +137,16 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
         UserError: naming the first field that is wrong, its value and what would be accepted.
     """
     for field, accepted in CHOICES.items():
-        if config[field] not in accepted:
-            raise unknown(f"config.{field}", config[field], accepted)
+        require_choice(f"config.{field}", config[field], accepted)
     for field in POSITIVE:
-        if not config[field] > 0:
-            raise UserError(f"config.{field}={config[field]}: must be greater than 0")
+        require(f"config.{field}", config[field], config[field] > 0, "greater than 0")
     for field in NOT_NEGATIVE:
-        if not config[field] >= 0:
-            raise UserError(f"config.{field}={config[field]}: must not be negative")
-    if any(not 0 < x < 1 for x in config.lr_boundaries) or list(config.lr_boundaries) != sorted(config.lr_boundaries):
-        raise UserError(f"config.lr_boundaries={config.lr_boundaries}: must be increasing fractions between 0 and 1")
-    if config.warmup_epochs >= config.num_epochs:
-        raise UserError(
-            f"config.warmup_epochs={config.warmup_epochs}: must be less than config.num_epochs={config.num_epochs}"
-        )
+        require(f"config.{field}", config[field], config[field] >= 0, "at least 0")
+    fractions = tuple(config.lr_boundaries)
+    fine = all(0 < x < 1 for x in fractions) and list(fractions) == sorted(set(fractions))
+    require("config.lr_boundaries", fractions, fine, "increasing fractions between 0 and 1")
+    short = config.warmup_epochs < config.num_epochs * min(fractions, default=1.0)
+    require("config.warmup_epochs", config.warmup_epochs, short, "less than config.num_epochs and than the first drop")
     for field in ("batch_size", "eval_batch_size"):
         if config[field] % num_devices:
             raise UserError(
@@ -177,8 +169,7 @@ def build_method(config: ml_collections.ConfigDict) -> Method:
     Raises:
         UserError: for an unknown method or an option out of its range.
     """
-    if config.method not in METHODS:
-        raise unknown("config.method", config.method, METHODS)
+    require_choice("config.method", config.method, METHODS)
     factory = METHODS[config.method]
     options = config[config.method].to_dict()
     # k belongs to the description of the pool, and to the methods that promote.

@@ -17,3 +17,16 @@ def unknown(field: str, value: str, accepted: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(value, names, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"{field}={value!r} is not known.{hint} Accepted: {', '.join(names)}.")
+
+
+def require(field: str, value: object, fine: bool, accepted: str) -> None:
+    """Raises the error for a value out of its range unless it is `fine`."""
+    if not fine:
+        raise UserError(f"{field}={value}: must be {accepted}")
+
+
+def require_choice(field: str, value: str, accepted: Iterable[str]) -> None:
+    """Raises the error for a name that is not among `accepted`."""
+    names = list(accepted)
+    if value not in names:
+        raise unknown(field, value, names)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from orc_jax.data.sets import Images
-from orc_jax.errors import UserError, unknown
+from orc_jax.errors import UserError, require, require_choice
 from orc_jax.losses import correct, cross_entropy, pairwise_distillation
 from orc_jax.methods.base import Method
 from orc_jax.pool import put, select, take
@@ -74,16 +74,16 @@ def orc(
     Raises:
         UserError: for an option out of its range.
     """
-    _check_option("num_temporary_teachers", num_temporary_teachers, num_temporary_teachers >= 1, "at least 1")
-    _check_option("orc.temperature", temperature, temperature > 0, "greater than 0")
-    _check_option("orc.beta", beta, 0 <= beta <= 1, "between 0 and 1")
-    _check_option("orc.mixup_alpha", mixup_alpha, mixup_alpha > 0, "greater than 0")
-    _check_option("orc.feedback_fraction", feedback_fraction, 0 < feedback_fraction <= 1, "in (0, 1]")
-    _check_option("orc.pivot_lr_multiplier", pivot_lr_multiplier, pivot_lr_multiplier > 0, "greater than 0")
-    _check_choice("orc.intensive_samples", intensive_samples, ("mixup", "feedback", "training"))
-    _check_choice("orc.teaching", teaching, ("individual", "ensemble"))
-    _check_choice("orc.temporary_teacher_logits", temporary_teacher_logits, ("after", "before"))
-    _check_choice("orc.pivot_batch_norm", pivot_batch_norm, ("running", "batch"))
+    require("config.num_temporary_teachers", num_temporary_teachers, num_temporary_teachers >= 1, "at least 1")
+    require("config.orc.temperature", temperature, temperature > 0, "greater than 0")
+    require("config.orc.beta", beta, 0 <= beta <= 1, "between 0 and 1")
+    require("config.orc.mixup_alpha", mixup_alpha, mixup_alpha > 0, "greater than 0")
+    require("config.orc.feedback_fraction", feedback_fraction, 0 < feedback_fraction <= 1, "in (0, 1]")
+    require("config.orc.pivot_lr_multiplier", pivot_lr_multiplier, pivot_lr_multiplier > 0, "greater than 0")
+    require_choice("config.orc.intensive_samples", intensive_samples, ("mixup", "feedback", "training"))
+    require_choice("config.orc.teaching", teaching, ("individual", "ensemble"))
+    require_choice("config.orc.temporary_teacher_logits", temporary_teacher_logits, ("after", "before"))
+    require_choice("config.orc.pivot_batch_norm", pivot_batch_norm, ("running", "batch"))
 
     k = num_temporary_teachers
     fixed = () if role_change else tuple(range(1, k + 1))
@@ -223,13 +223,3 @@ def _teaching_logits(pivot, stacks_p, images, pivot_batch_norm) -> jax.Array:
     if pivot_batch_norm == "running":
         return predict(pivot, stacks_p, images)
     return forward(pivot, stacks_p, images).logits
-
-
-def _check_option(field: str, value: float, fine: bool, accepted: str) -> None:
-    if not fine:
-        raise UserError(f"config.{field}={value}: must be {accepted}")
-
-
-def _check_choice(field: str, value: str, accepted: Sequence[str]) -> None:
-    if value not in accepted:
-        raise unknown(f"config.{field}", value, accepted)

@@ -1,0 +1,43 @@
+"""The README says what is true: every config field is in its table with its default, and its files exist."""
+
+import re
+from pathlib import Path
+
+from orc_jax.config import default
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def flat(config, prefix=""):
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def documented():
+    """Field -> default as written in the table; a row may hold several fields with several defaults, or one for all."""
+    fields = {}
+    section = README.split("## Config\n")[1].split("\n## ")[0]
+    for names, defaults in re.findall(r"^\| (`[\w.]+`(?:, `[\w.]+`)*) \|([^|]*)\|", section, re.MULTILINE):
+        names = re.findall(r"`([\w.]+)`", names)
+        values = re.findall(r"`([^`]+)`", defaults) or [""]
+        fields |= dict(zip(names, values if len(values) > 1 else values * len(names), strict=True))
+    return fields
+
+
+def test_every_field_is_in_the_table_with_its_default():
+    table = documented()
+    for name, value in flat(default().to_dict()):
+        assert name in table, f"config.{name} is not in the README"
+        assert table[name] == str(value) or float(table[name]) == value, name
+    assert set(table) <= {name for name, _ in flat(default().to_dict())}, "fields that do not exist"
+
+
+def test_linked_files_and_configs_exist():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(r"configs/\w+\.py|scripts/\w+\.sh", README)
+    assert len(links) > 5
+    for link in links:
+        assert (ROOT / link).exists(), link
