@@ -87,7 +87,8 @@ def read_description(workdir: Path) -> dict | None:
         return None
     try:
         description = json.loads(path.read_text())
-        description["config"], description["members"], description["num_classes"], description["image_shape"]
+        for key in ("config", "members", "num_classes", "image_shape", "mean", "std"):
+            description[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the description of a run: {error}") from error
     return description

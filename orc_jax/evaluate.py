@@ -82,7 +82,9 @@ def evaluate_checkpoint(config: ConfigDict, workdir: Path, which: str, console: 
     description = checkpoint.read_description(workdir)
     if description is None:
         raise UserError(f"--workdir={workdir} holds no run: there is no {checkpoint.DESCRIPTION} in it")
-    dataset = sets.load(config)
+    # normalised as in training, also where the constants were computed from a training split that is not this one
+    constants = {field: tuple(description[field]) for field in ("mean", "std")}
+    dataset = sets.load(config)._replace(**constants)
     run = build(config, dataset, devices, members(config))
     check_same(run, description, workdir, evaluate=True)
     with checkpoint.open_manager(workdir, create=False) as manager:

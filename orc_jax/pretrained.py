@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from orc_jax import checkpoint
@@ -39,6 +40,12 @@ def find_members(run: Run, source: Path, members: Sequence[int]) -> dict[int, in
         raise UserError(
             f"{field}: its networks are for {shape[-1]} channels and {classes} classes, but {run.dataset.name} has "
             f"{run.dataset.train.images.shape[-1]} and {run.dataset.num_classes}"
+        )
+    there, here = ([*values] for values in ((description["mean"], description["std"]), (run.setup.mean, run.setup.std)))
+    if not np.allclose(there, here, atol=0.01):
+        raise UserError(
+            f"{field}: its images were normalised with mean, std {there}, but here they are with {here}; "
+            "config.mean and config.std can be set"
         )
     free = list(enumerate(description["members"]))
     found = {}

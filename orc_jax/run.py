@@ -26,8 +26,9 @@ FREE_FIELDS = (
     "eval_every_epochs",
     "log_every_steps",
 )
-# What must agree for a checkpoint to be evaluated.
-POOL_FIELDS = ("method", "teacher", "student", "num_networks", "assistants", "dataset", "dtype", "mean", "std")
+# What must agree for a checkpoint to be evaluated, and what describes its pool.
+EVALUATED_FIELDS = ("method", "dataset", "dtype")
+POOL_FIELDS = ("teacher", "student", "num_networks", "assistants")
 
 
 class Run(NamedTuple):
@@ -98,16 +99,16 @@ def check_same(run: Run, description: dict | None, workdir: Path, *, evaluate: b
     if description is None:
         return
     saved, now = description["config"], run.description()["config"]
+    members = list(run.setup.pool.architectures)
+    other_pool = description["members"] != members
     differing = [key for key in sorted(set(saved) | set(now)) if saved.get(key) != now.get(key)]
     if evaluate:
-        differing = [key for key in differing if key in POOL_FIELDS]
+        differing = [k for k in differing if k in EVALUATED_FIELDS or (other_pool and k in POOL_FIELDS)]
     else:
-        differing = [key for key in differing if key not in FREE_FIELDS]
+        differing = [k for k in differing if k not in FREE_FIELDS]
     lines = [f"  config.{key}: {saved.get(key)!r} there, {now.get(key)!r} here" for key in differing]
-    if description["members"] != list(run.setup.pool.architectures):
-        lines.append(
-            f"  pool: {', '.join(description['members'])} there, {', '.join(run.setup.pool.architectures)} here"
-        )
+    if other_pool:
+        lines.append(f"  pool: {', '.join(description['members'])} there, {', '.join(members)} here")
     if description["num_classes"] != run.dataset.num_classes:
         lines.append(f"  classes: {description['num_classes']} there, {run.dataset.num_classes} here")
     if lines:

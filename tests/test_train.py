@@ -67,7 +67,7 @@ def test_what_a_run_leaves_behind(finished):
     assert [row["epoch"] for row in logs.read_rows(finished / "pivot")] == [1]
 
 
-def test_evaluation_restores_what_training_saved(finished, config, console, tmp_path):
+def test_evaluation_restores_what_training_saved(finished, config, console, tmp_path, monkeypatch, toy):
     workdir = shutil.copytree(finished, tmp_path / "run")
     evaluate.evaluate_checkpoint(config, workdir, "latest", console)
     result = json.loads((workdir / "evaluation_11.json").read_text())
@@ -80,6 +80,11 @@ def test_evaluation_restores_what_training_saved(finished, config, console, tmp_
     evaluate.evaluate_checkpoint(config, workdir, "best", console)
     console.file.flush()
     assert "target student" in (tmp_path / "console.txt").read_text()
+    # Normalised as in training, whatever the constants of the set at hand.
+    other = toy._replace(mean=(0.9,), std=(0.1,))
+    monkeypatch.setattr(sets, "load", lambda config: other)
+    evaluate.evaluate_checkpoint(config, workdir, "latest", console)
+    assert json.loads((workdir / "evaluation_11.json").read_text()) == result
     with pytest.raises(UserError, match=r"--checkpoint='7'.*Accepted: latest, best, or one of \[5, 11\]"):
         evaluate.evaluate_checkpoint(config, workdir, "7", console)
 
@@ -175,11 +180,15 @@ def test_bad_input_is_refused_before_anything_is_written(fields, text, config, c
     assert not (tmp_path / "run").exists()
 
 
-def test_a_pivot_checkpoint_of_other_networks_is_refused(finished, config, console, tmp_path):
+def test_a_pivot_checkpoint_of_other_networks_is_refused(finished, config, console, tmp_path, monkeypatch, toy):
     config.pivot_checkpoint, config.teacher = str(finished / "pivot"), "tiny_b"
     with pytest.raises(UserError, match="needed is a trained tiny_b, but its pool is tiny_a"):
         train.train(config, tmp_path / "run", console)
-    config.teacher, config.dataset = "tiny_a", "digits"
+    config.teacher = "tiny_a"
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="normalised with mean, std"):
+        patch.setattr(sets, "load", lambda config: toy._replace(mean=(0.5,)))
+        train.train(config, tmp_path / "run", console)
+    config.dataset = "digits"
     with pytest.raises(UserError, match="1 channels and 3 classes, but digits has 1 and 10"):
         train.train(config, tmp_path / "run", console)
     assert not (tmp_path / "run").exists()
@@ -195,6 +204,7 @@ def test_a_workdir_of_another_run_is_refused(finished, config, console, tmp_path
     ):
         train.train(config, workdir, console)
     # For an evaluation the learning rate does not matter; the pool does.
+    config.train_split = "elsewhere"
     evaluate.check_same(build_for(config), checkpoint.read_description(workdir), workdir, evaluate=True)
     config.num_networks, config.assistants = 3, "tiny_a"
     with pytest.raises(UserError, match=r"(?s)config.num_networks: 4 there, 3 here.*pool: tiny_a, tiny_b, tiny_a"):
