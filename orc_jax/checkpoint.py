@@ -76,6 +76,11 @@ def find_step(manager: ocp.CheckpointManager, which: str) -> int:
     raise UserError(f"--checkpoint={which!r}: there is none of that step. Accepted: latest, best, or one of {steps}")
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether the run in `workdir` has come to its first checkpoint."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
 def read_description(workdir: Path) -> dict | None:
     """The description of the run in `workdir`; None if there is no run.
 

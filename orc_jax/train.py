@@ -32,19 +32,18 @@ def train(config: ConfigDict, workdir: Path, console: Console) -> None:
     dataset = sets.load(config)
     run = build(config, dataset, devices, members(config))
     check_same(run, checkpoint.read_description(workdir), workdir, evaluate=False)
-    wanted = run.method.pretrained
+    # Members to start from trained weights, unless the run itself has a checkpoint by now.
+    wanted = () if checkpoint.has_checkpoint(workdir) else run.method.pretrained
+    source, pivot_run = None, None
     if wanted and config.pivot_checkpoint:
         source = Path(config.pivot_checkpoint)
         pretrained.find_members(run, source, wanted)
     elif wanted and config.pretrain_epochs:
-        source = workdir / "pivot"
-        pivot_run = pretrained.pretraining_run(run)
+        source, pivot_run = workdir / "pivot", pretrained.pretraining_run(run)
         check_same(pivot_run, checkpoint.read_description(source), source, evaluate=False)
-    else:
-        source = None
     checkpoint.write_description(workdir, run.description())
     console.print(_pool_table(run))
-    if source == workdir / "pivot":
+    if pivot_run:
         fit(pivot_run, source, {}, console, title="pre-training")
     trained = pretrained.load_members(run, source, wanted) if source else {}
     fit(run, workdir, trained, console, title=config.method)

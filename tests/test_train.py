@@ -134,9 +134,11 @@ def test_the_pivot_teacher_of_another_run_is_used(finished, config, console, tmp
     assert_identical(final_state(tmp_path / "second", toy), final_state(finished, toy))
 
 
-def test_a_finished_run_is_left_as_it_is(finished, config, console, tmp_path):
+def test_a_finished_run_is_left_as_it_is_and_needs_no_pivot_teacher(finished, config, console, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "run")
     rows = logs.read_rows(workdir)
+    shutil.rmtree(workdir / "pivot")
+    config.pivot_checkpoint = "gone"
     train.train(config, workdir, console)
     assert logs.read_rows(workdir) == rows
 
