@@ -145,8 +145,6 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
     fractions = tuple(config.lr_boundaries)
     fine = all(0 < x < 1 for x in fractions) and list(fractions) == sorted(set(fractions))
     require("config.lr_boundaries", fractions, fine, "increasing fractions between 0 and 1")
-    short = config.warmup_epochs < config.num_epochs * min(fractions, default=1.0)
-    require("config.warmup_epochs", config.warmup_epochs, short, "less than config.num_epochs and than the first drop")
     for field in ("batch_size", "eval_batch_size"):
         if config[field] % num_devices:
             raise UserError(
@@ -156,6 +154,11 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
     lr_multipliers(config)
     method = build_method(config)
     method.check(members(config))
+    first_drop = min(fractions, default=1.0) if config.lr_schedule == "step" else 1.0
+    for field in ("num_epochs", *(["pretrain_epochs"] if method.pretrained and config.pretrain_epochs else [])):
+        limit = config[field] * first_drop
+        accepted = f"less than {limit:g}, where the learning rate of config.{field}={config[field]} first drops or ends"
+        require("config.warmup_epochs", config.warmup_epochs, config.warmup_epochs < limit, accepted)
     if method.frozen and not config.pretrain_epochs and not config.pivot_checkpoint:
         raise UserError(
             f"config.pretrain_epochs=0: members {method.frozen} never learn with these options of {config.method}, so "

@@ -132,6 +132,7 @@ class _Meter:
         if not self.compiled:  # the first step compiles; its time is no measure of speed
             jax.block_until_ready(state.iterations)
             self.compiled = True
+            self.progress.update(self.task, completed=step, status="")
             self.restart()
         elif step % self.run.config.log_every_steps == 0:
             if self.pending is not None:

@@ -75,7 +75,7 @@ def test_digits():
 
 @pytest.fixture(scope="session")
 def tfds_dir(tmp_path_factory):
-    """A prepared set of grey 6x5 images in array_record, as TFDS writes it."""
+    """A set of grey 6x5 images as TFDS prepares it: `grey_things` in array_record, `grey_tfrecord` in tfrecord."""
     tfds = pytest.importorskip("tensorflow_datasets")
     pytest.importorskip("tensorflow")
     path = tmp_path_factory.mktemp("tfds")
@@ -84,21 +84,24 @@ def tfds_dir(tmp_path_factory):
     def examples(count):
         return [(i, {"image": rng.integers(0, 256, (6, 5, 1), np.uint8), "label": i % 3}) for i in range(count)]
 
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name="grey_things",
-        version="1.0.0",
-        features=tfds.features.FeaturesDict(
-            {"image": tfds.features.Image(shape=(6, 5, 1)), "label": tfds.features.ClassLabel(num_classes=3)}
-        ),
-        split_datasets={"train": examples(70), "test": examples(20)},
-        data_dir=str(path),
-        file_format="array_record",
-    )
+    splits = {"train": examples(70), "test": examples(20)}
+    for name, file_format in (("grey_things", "array_record"), ("grey_tfrecord", "tfrecord")):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version="1.0.0",
+            features=tfds.features.FeaturesDict(
+                {"image": tfds.features.Image(shape=(6, 5, 1)), "label": tfds.features.ClassLabel(num_classes=3)}
+            ),
+            split_datasets=splits,
+            data_dir=str(path),
+            file_format=file_format,
+        )
     return path
 
 
-def test_a_prepared_tfds_set(tfds_dir):
-    config = config_for(dataset="grey_things", data_dir=str(tfds_dir), train_split="train[:50]", batch_size=16)
+@pytest.mark.parametrize("name", ["grey_things", "grey_tfrecord"])
+def test_a_prepared_tfds_set(tfds_dir, name):
+    config = config_for(dataset=name, data_dir=str(tfds_dir), train_split="train[:50]", batch_size=16)
     dataset = sets.load(config)
     assert dataset.train.images.shape == (50, 6, 5, 1) and dataset.train.images.dtype == np.uint8
     assert dataset.test.labels.shape == (20,) and dataset.num_classes == 3

@@ -115,6 +115,11 @@ def _tfds(config: ConfigDict) -> tuple[Images, Images, int]:
     for field in ("train_split", "eval_split"):
         try:
             splits.append(_read(builder, config[field], image_key, label_key))
+        except ImportError as error:
+            raise UserError(
+                f"config.dataset={config.dataset!r} is prepared as {builder.info.file_format.value}, and reading that "
+                f"needs TensorFlow; array_record would not ({error})"
+            ) from error
         except (ValueError, KeyError) as error:
             have = ", ".join(f"{name} ({info.num_examples})" for name, info in builder.info.splits.items())
             raise UserError(f"config.{field}={config[field]!r}: {error} {config.dataset} has {have}.") from error
