@@ -10,6 +10,7 @@ from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from orc_jax.errors import UserError
+from orc_jax.logs import replace_text
 
 DESCRIPTION = "config.json"  # of a run, in its workdir
 SELECTED_BY = "target_top1"  # the metric that "best" refers to
@@ -78,7 +79,10 @@ def find_step(manager: ocp.CheckpointManager, which: str) -> int:
 
 def has_checkpoint(workdir: Path) -> bool:
     """Whether the run in `workdir` has come to its first checkpoint."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+    if not (workdir / "checkpoints").exists():
+        return False
+    with open_manager(workdir, create=False) as manager:
+        return manager.latest_step() is not None
 
 
 def read_description(workdir: Path) -> dict | None:
@@ -107,6 +111,6 @@ def write_description(workdir: Path, description: dict) -> None:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        replace_text(workdir / DESCRIPTION, json.dumps(description, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error

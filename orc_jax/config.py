@@ -155,7 +155,8 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
     method = build_method(config)
     method.check(members(config))
     first_drop = min(fractions, default=1.0) if config.lr_schedule == "step" else 1.0
-    for field in ("num_epochs", *(["pretrain_epochs"] if method.pretrained and config.pretrain_epochs else [])):
+    pretrains = method.pretrained and config.pretrain_epochs and not config.pivot_checkpoint
+    for field in ("num_epochs", *(["pretrain_epochs"] if pretrains else [])):
         limit = config[field] * first_drop
         accepted = f"less than {limit:g}, where the learning rate of config.{field}={config[field]} first drops or ends"
         require("config.warmup_epochs", config.warmup_epochs, config.warmup_epochs < limit, accepted)

@@ -94,5 +94,8 @@ def evaluate_checkpoint(config: ConfigDict, workdir: Path, which: str, console: 
     title = f"{config.dataset} {config.eval_split}: {result['examples']} examples, checkpoint of step {step} ({which})"
     console.print(evaluation_table(title, result))
     path = workdir / f"evaluation_{step}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    try:
+        path.write_text(json.dumps(result, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: the result cannot be written: {error}") from error
     console.print(f"written to {path}", soft_wrap=True)

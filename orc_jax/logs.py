@@ -20,7 +20,7 @@ class MetricsLog:
         """Opens the log of `workdir` at `step`: rows of later steps, from before an interruption, are dropped."""
         self.path = workdir / METRICS
         kept = [row for row in read_rows(workdir) if row["step"] <= step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self.tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, row: dict[str, float]) -> None:
@@ -34,6 +34,13 @@ class MetricsLog:
 
     def close(self) -> None:
         self.tensorboard.close()
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes `text` to `path` in one move: a process killed on the way leaves the old file."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    new.replace(path)
 
 
 def read_rows(workdir: Path) -> list[dict[str, float]]:

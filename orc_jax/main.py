@@ -54,22 +54,30 @@ def main(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Absl's parser of flags, with the embedded default, and a message instead of a traceback for what is wrong."""
-    text = " ".join(argv[1:])
-    given = re.search(r"(?:^| )--?config[= ](\S+)", text)
-    if not given:
+    given = _config_path(argv)
+    if given is None:
         # not the default of the flag: that would be checked against the overrides of any other config
         argv = [argv[0], f"--config={EMBEDDED_DEFAULT}", *argv[1:]]
-    path = Path(given[1].split(":")[0]) if given else EMBEDDED_DEFAULT
+    path = EMBEDDED_DEFAULT if given is None else Path(given.partition(":")[0])
     if not path.is_file():
         _fail(f"--config={path}: there is no such file; the repository has some in configs/")
     try:
         return app.parse_flags_with_usage(argv)
     except AttributeError:
         fields = _field_names(runpy.run_path(str(path))["get_config"]().to_dict())
-        for override in re.findall(r"(?:^| )--?config\.([\w.]+)", text):
+        for override in re.findall(r"(?m)^--?config\.([\w.]+)", "\n".join(argv)):
             if override not in fields:
                 _fail(str(unknown("--config: field", override, fields)))
         raise
+
+
+def _config_path(argv: list[str]) -> str | None:
+    """The value of the last `--config`, written with or without "="."""
+    for i in reversed(range(1, len(argv))):
+        name, equals, value = argv[i].partition("=")
+        if name in ("--config", "-config"):
+            return value if equals else "".join(argv[i + 1 : i + 2])
+    return None
 
 
 def _field_names(config: dict, prefix: str = "") -> list[str]:

@@ -75,16 +75,13 @@ def assert_replicated(tree, devices: Sequence[jax.Device]) -> None:
     """
     if len(devices) < 2:
         return
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        prints = {_fingerprint(shard.data) for shard in leaf.addressable_shards}
-        if len(prints) > 1:
+    leaves = jax.tree.leaves_with_path(tree)
+    prints = jax.device_get([[_fingerprint(shard.data) for shard in leaf.addressable_shards] for _, leaf in leaves])
+    for (path, _), values in zip(leaves, prints, strict=True):
+        if len(set(map(int, values))) > 1:
             raise RuntimeError(f"replicas differ in {jax.tree_util.keystr(path)}: the devices took different decisions")
 
 
 @jax.jit
-def _bits(x: jax.Array) -> jax.Array:
+def _fingerprint(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(x, jnp.uint32).sum(dtype=jnp.uint32)
-
-
-def _fingerprint(x: jax.Array) -> int:
-    return int(_bits(x))

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from orc_jax import checkpoint
 from orc_jax.errors import UserError
-from orc_jax.pool import Params, select, take, take_member
+from orc_jax.pool import Params, put, select, take, take_member
 from orc_jax.run import Run, abstract_state, build
 from orc_jax.step import Stacks
 
@@ -81,16 +81,7 @@ def insert_members(run: Run, stacks: Stacks, members: dict[int, tuple[Params, Pa
     """`stacks` with the parameters and statistics of some members replaced; their optimizer starts anew."""
     for member, (params, batch_stats) in members.items():
         selected = select(run.setup.pool, [member])
-        (name,) = take(selected, stacks)
-        (row,) = selected.stacks[0].rows
-
-        def set_row(old, new, row=row):
-            return old.at[row].set(new)
-
-        stack = stacks[name]
-        stack = stack.replace(
-            params=jax.tree.map(set_row, stack.params, params),
-            batch_stats=jax.tree.map(set_row, stack.batch_stats, batch_stats),
-        )
-        stacks = stacks | {name: stack}
+        ((name, stack),) = take(selected, stacks).items()
+        params, batch_stats = jax.tree.map(lambda x: x[None], (params, batch_stats))
+        stacks = put(selected, stacks, {name: stack.replace(params=params, batch_stats=batch_stats)})
     return stacks

@@ -140,8 +140,7 @@ class _Meter:
                 speed = self.steps * self.run.config.batch_size / (time.perf_counter() - self.started)
                 status = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {speed:.0f} images/s"
                 self.progress.update(self.task, completed=step, status=status)
-            # copied, since the state is donated to the next step
-            self.pending = jnp.copy(_target_means(state))
+            self.pending = _target_means(state)
 
     def report(self, step: int, state: TrainState) -> dict[str, float]:
         """The epoch's metrics, by the names of the log. Waits for the device."""
@@ -164,11 +163,13 @@ def _target_means(state: TrainState) -> jax.Array:
 
 def _check_finite(run: Run, row: dict[str, float], manager) -> None:
     for name in run.setup.pool.member_names:
-        if not math.isfinite(row[f"train/loss/{name}"]):
+        loss = row[f"train/loss/{name}"]
+        if not math.isfinite(loss):
+            step = manager.latest_step()
             raise UserError(
-                f"the loss of {name} became {row[f'train/loss/{name}']} in epoch {row['epoch']}. "
-                f"The last good checkpoint is that of step {manager.latest_step()}. A lower config.learning_rate or "
-                "some config.warmup_epochs may help."
+                f"the loss of {name} became {loss} in epoch {row['epoch']}. The last good checkpoint is "
+                f"{'none' if step is None else f'that of step {step}'}. A lower config.learning_rate or some "
+                "config.warmup_epochs may help."
             )
 
 

@@ -82,6 +82,19 @@ def test_one_device_equals_four(toy, config, crop_padding):
     parallel.assert_replicated(b, four.run.devices)
 
 
+def test_the_unmapped_step_equals_the_mapped_one(toy, config):
+    """With `axis_name=None` nothing is reduced or gathered: one device needs no pmap."""
+    stepper = stepper_of(config, toy)
+    pool_unmapped = pool.make_pool(
+        stepper.run.setup.pool.architectures, num_classes=3, in_channels=1, dtype="float32", axis_name=None
+    )
+    setup = stepper.run.setup._replace(pool=pool_unmapped, axis_name=None)
+    unmapped = jax.jit(make_train_step(setup, stepper.run.method.iterate))
+    (indices,) = batches(1, 16, 90)
+    start = stepper.init()
+    assert_close(unmapped(start, stepper.data, indices).stacks, stepper(start, indices).stacks)
+
+
 def test_differing_replicas_are_noticed():
     devices = jax.local_devices()
     sharding = parallel.replicated(devices)
@@ -135,7 +148,11 @@ def test_role_changes_do_not_recompile(toy, config):
 
 def test_bfloat16_trains_with_float32_state(toy, config):
     config.dtype = "bfloat16"
-    state = run_steps(stepper_of(config, toy))
+    stepper = stepper_of(config, toy)
+    state = run_steps(stepper)
+    program = stepper.train_step.lower(state, stepper.data, parallel.shard(batches(1, 16, 90)[0], 1)).as_text()
+    convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]
+    assert convolutions and all("bf16" in line and "f32" not in line for line in convolutions)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.stacks)} == {jnp.dtype("float32")}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.stacks))
 

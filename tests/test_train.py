@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from orc_jax import checkpoint, config, evaluate, logs, pretrained, step, train
+from orc_jax.config import validate
 from orc_jax.data import sets
 from orc_jax.errors import UserError
 from orc_jax.run import abstract_state, build
@@ -234,6 +235,11 @@ def test_missing_and_damaged_checkpoints(finished, config, console, tmp_path):
         evaluate.evaluate_checkpoint(config, workdir, "latest", console)
 
 
+def test_warm_up_is_not_checked_against_a_pretraining_that_does_not_happen(config):
+    config.warmup_epochs, config.pivot_checkpoint = 0.7, "anywhere"
+    validate(config, 1)
+
+
 def test_a_diverging_member_stops_the_run(config, console, tmp_path):
     config.learning_rate, config.pretrain_epochs = 1e30, 0
     with pytest.raises(UserError, match=r"the loss of .*tiny.* became .* in epoch"):
@@ -258,6 +264,7 @@ def test_it_learns(console, tmp_path):
     ("arguments", "text"),
     [
         (["--config.num_netwrks=5"], "field='num_netwrks' is not known. Did you mean num_networks?"),
+        (["--config", "configs/digits.py", "--config.orc.temperatur=3"], "Did you mean orc.temperature?"),
         (["--config=nowhere.py"], "--config=nowhere.py: there is no such file"),
         (["--config.teacher=resnet21"], "config.teacher='resnet21' is not known. Did you mean resnet"),
     ],

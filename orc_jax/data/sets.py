@@ -117,8 +117,8 @@ def _tfds(config: ConfigDict) -> tuple[Images, Images, int]:
             splits.append(_read(builder, config[field], image_key, label_key))
         except ImportError as error:
             raise UserError(
-                f"config.dataset={config.dataset!r} is prepared as {builder.info.file_format.value}, and reading that "
-                f"needs TensorFlow; array_record would not ({error})"
+                f"config.dataset={config.dataset!r} is prepared as {builder.info.file_format.value}, and a package "
+                f"that reading it needs is missing (requirements.txt has all): {error}"
             ) from error
         except (ValueError, KeyError) as error:
             have = ", ".join(f"{name} ({info.num_examples})" for name, info in builder.info.splits.items())
