@@ -11,8 +11,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from orc_jax.errors import UserError
 from orc_jax.logs import replace_text
+from orc_jax.pool import Params, Pool, init, make_pool
 
 DESCRIPTION = "config.json"  # of a run, in its workdir
+DESCRIBED = ("config", "members", "num_classes", "class_names", "num_train", "image_shape", "mean", "std")
 SELECTED_BY = "target_top1"  # the metric that "best" refers to
 
 
@@ -48,9 +50,43 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any, sharding: Shar
     Raises:
         UserError: if the checkpoint cannot be read or holds another structure.
     """
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+    return _restore(manager, step, ocp.args.StandardRestore(_on(sharding, like)))
+
+
+def restore_networks(
+    manager: ocp.CheckpointManager, step: int, description: dict, sharding: Sharding
+) -> tuple[Pool, dict[str, Params], dict[str, Params]]:
+    """The pool of the run that `description` describes, and its stacks' parameters and statistics at `step`.
+
+    Nothing else of the state is read, so neither the method nor the optimizer of that run matters.
+
+    Raises:
+        UserError: if the checkpoint cannot be read or holds other networks.
+    """
+    pool = make_pool(
+        description["members"],
+        num_classes=description["num_classes"],
+        image_shape=tuple(description["image_shape"]),
+        dtype="float32",
+        axis_name=None,
+    )
+    params, batch_stats = jax.eval_shape(lambda: init(pool, 0))
+    target = {"stacks": {name: {"params": params[name], "batch_stats": batch_stats[name]} for name in params}}
+    target = _on(sharding, target)
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    args = ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
+    stacks = _restore(manager, step, args)["stacks"]
+    params, batch_stats = ({name: stack[kind] for name, stack in stacks.items()} for kind in ("params", "batch_stats"))
+    return pool, params, batch_stats
+
+
+def _on(sharding: Sharding, tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, args: ocp.args.CheckpointArgs) -> Any:
     try:
-        return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
+        return manager.restore(step, args=ocp.args.Composite(state=args))["state"]
     except Exception as error:  # Orbax raises whatever the storage below it does
         others = sorted(set(manager.all_steps()) - {step})
         raise UserError(
@@ -96,7 +132,7 @@ def read_description(workdir: Path) -> dict | None:
         return None
     try:
         description = json.loads(path.read_text())
-        for key in ("config", "members", "num_classes", "image_shape", "mean", "std"):
+        for key in DESCRIBED:
             description[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the description of a run: {error}") from error

@@ -4,8 +4,9 @@
 """
 
 import inspect
+from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
@@ -13,9 +14,9 @@ from orc_jax.methods.base import Method
 from orc_jax.models import MODELS, ladder
 
 
-def default() -> ml_collections.ConfigDict:
+def default() -> ConfigDict:
     """Every field of a run with its default value."""
-    config = ml_collections.ConfigDict()
+    config = ConfigDict()
 
     # The method, and the pool it trains.
     config.method = "orc"
@@ -26,14 +27,22 @@ def default() -> ml_collections.ConfigDict:
     config.num_temporary_teachers = 1  # k
 
     # Data.
-    config.dataset = "cifar100"  # "digits", or any TFDS image classification set
-    config.data_dir = ""  # "" is TFDS_DATA_DIR, or TFDS's own default
-    config.train_split = "train"  # TFDS syntax: "train[:45000]"
+    config.dataset = "cifar100"  # "digits", "folder", or any TFDS image classification set
+    config.data_dir = ""  # "" is TFDS_DATA_DIR, or TFDS's own default; of "folder", that with train/<class>/<image>
+    config.train_split = "train"  # TFDS syntax: "train[:45000]"; of "folder", the name of a folder
     config.eval_split = "test"
     config.mean = ()  # per channel, of images in [0, 1]; () is the set's published one, or computed
     config.std = ()
-    config.crop_padding = 4  # zero padding before the random crop, in pixels; 0 is no crop
+    config.crop_padding = 4  # of sets in memory: zero padding before the random crop, in pixels; 0 is no crop
     config.flip = True  # random horizontal flips
+    # Sets that are streamed: a folder, and sets of TFDS whose images are of many sizes.
+    config.stream = dict(
+        image_size=224,  # height and width as the networks get them
+        crop_area=(0.08, 1.0),  # smallest and largest share of the image that a random crop takes
+        eval_crop=0.875,  # centre crop over the resized short side: 224 of 256
+        num_workers=-1,  # processes that decode; -1 is one per core, 0 decodes in the main process
+        skip_corrupt=False,  # leave images out that cannot be decoded, with a warning, instead of stopping
+    )
 
     # Optimisation.
     config.batch_size = 64  # global, over all devices
@@ -45,7 +54,8 @@ def default() -> ml_collections.ConfigDict:
     config.lr_boundaries = (0.625, 0.75, 0.875)  # of "step", as fractions of the run: epochs 150, 180, 210 of 240
     config.lr_decay = 0.1  # factor of "step" at each boundary
     config.warmup_epochs = 0.0  # linear, from 0
-    config.lr_multipliers = ""  # by architecture: "resnet8=0.5,resnet20=1"
+    # By architecture. The field's recipe gives these networks 0.01 where the others have 0.05.
+    config.lr_multipliers = "MobileNetV2=0.2,ShuffleV1=0.2,ShuffleV2=0.2"
     config.momentum = 0.9
     config.nesterov = False
     config.weight_decay = 5e-4
@@ -77,15 +87,27 @@ def default() -> ml_collections.ConfigDict:
     return config
 
 
-def members(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+def flat(config: dict, prefix: str = "") -> dict[str, Any]:
+    """The fields of a config by their dotted names: `{"orc": {"beta": 0.5}}` is `{"orc.beta": 0.5}`."""
+    fields = {}
+    for name, value in config.items():
+        fields |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return fields
+
+
+def members(config: ConfigDict) -> tuple[str, ...]:
     """The architectures of the pool in member order: pivot teacher, assistants from large to small, target student.
+
+    A pool of one is the target student alone.
 
     Raises:
         UserError: for an unknown architecture, or a number of assistants that does not fit `num_networks`.
     """
     for field in ("teacher", "student"):
         require_choice(f"config.{field}", config[field], MODELS)
-    require("config.num_networks", config.num_networks, config.num_networks >= 2, "at least 2, teacher and student")
+    require("config.num_networks", config.num_networks, config.num_networks >= 1, "at least 1")
+    if config.num_networks == 1:
+        return (config.student,)
     count = config.num_networks - 2
     if config.assistants == "ladder":
         assistants = ladder(config.teacher, config.student, count)
@@ -103,7 +125,7 @@ def members(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return (config.teacher, *assistants, config.student)
 
 
-def lr_multipliers(config: ml_collections.ConfigDict) -> dict[str, float]:
+def lr_multipliers(config: ConfigDict) -> dict[str, float]:
     """`config.lr_multipliers` as a dict from architecture to factor.
 
     Raises:
@@ -130,7 +152,7 @@ POSITIVE = ("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "eva
 NOT_NEGATIVE = ("pretrain_epochs", "warmup_epochs", "weight_decay", "momentum", "crop_padding", "seed")
 
 
-def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
+def validate(config: ConfigDict, num_devices: int) -> None:
     """Checks everything about a config that can be checked without data.
 
     Raises:
@@ -151,6 +173,7 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
                 f"config.{field}={config[field]} is not divisible by the {num_devices} devices of this machine: "
                 f"{config[field] // num_devices * num_devices or num_devices} would be"
             )
+    _validate_stream(config.stream)
     lr_multipliers(config)
     method = build_method(config)
     method.check(members(config))
@@ -167,7 +190,16 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
         )
 
 
-def build_method(config: ml_collections.ConfigDict) -> Method:
+def _validate_stream(stream: ConfigDict) -> None:
+    require("config.stream.image_size", stream.image_size, stream.image_size > 0, "greater than 0")
+    require("config.stream.eval_crop", stream.eval_crop, 0 < stream.eval_crop <= 1, "in (0, 1]")
+    require("config.stream.num_workers", stream.num_workers, stream.num_workers >= -1, "-1 or more")
+    area = tuple(stream.crop_area)
+    fine = len(area) == 2 and 0 < area[0] <= area[1] <= 1
+    require("config.stream.crop_area", area, fine, "(smallest, largest) with 0 < smallest <= largest <= 1")
+
+
+def build_method(config: ConfigDict) -> Method:
     """The method of a config, made by its factory from the options of the same name.
 
     Raises:

@@ -11,11 +11,10 @@ from rich.console import Console
 
 from orc_jax import checkpoint, logs, parallel
 from orc_jax.config import members, validate
-from orc_jax.data import sets
-from orc_jax.data.batches import evaluation_batches
+from orc_jax.data import feed, sets
 from orc_jax.errors import UserError
-from orc_jax.run import Run, abstract_state, build, check_same
-from orc_jax.step import Stacks, make_evaluation_step
+from orc_jax.run import Run, build, check_evaluable
+from orc_jax.step import Stacks, StackState, make_evaluation_step
 
 
 def evaluator(run: Run) -> Callable[[Stacks], dict]:
@@ -25,14 +24,15 @@ def evaluator(run: Run) -> Callable[[Stacks], dict]:
     top-1 and top-5 as fractions, loss in nats; the ensemble is the members' mean probability. Every example counts
     once.
     """
-    data = jax.device_put(run.dataset.test, run.sharding)
+    data = feed.resident(run.dataset.test, run.devices)
     evaluation_step = parallel.data_parallel(make_evaluation_step(run.setup), run.devices, donate=False)
     names = run.setup.pool.member_names
 
     def evaluate(stacks: Stacks) -> dict:
         parts = []
-        for batch in evaluation_batches(run.config.eval_batch_size, len(run.dataset.test.labels)):
-            parts.append(evaluation_step(stacks, data, tuple(parallel.shard(x, len(run.devices)) for x in batch)))
+        with feed.evaluation(run.dataset, run.config, run.devices) as batches:
+            for batch in batches:
+                parts.append(evaluation_step(stacks, data, batch))
         sums = jax.tree.map(lambda *x: np.sum(np.array(x, np.float64), axis=0), *jax.device_get(parts))
         rows = [
             {"top1": float(top1), "top5": float(top5), "loss": float(loss)}
@@ -84,13 +84,14 @@ def evaluate_checkpoint(config: ConfigDict, workdir: Path, which: str, console: 
         raise UserError(f"--workdir={workdir} holds no run: there is no {checkpoint.DESCRIPTION} in it")
     # normalised as in training, also where the constants were computed from a training split that is not this one
     constants = {field: tuple(description[field]) for field in ("mean", "std")}
-    dataset = sets.load(config)._replace(**constants)
+    dataset = sets.load(config, logs.warn(console))._replace(**constants)
     run = build(config, dataset, devices, members(config))
-    check_same(run, description, workdir, evaluate=True)
+    check_evaluable(run, description, workdir)
     with checkpoint.open_manager(workdir, create=False) as manager:
         step = checkpoint.find_step(manager, which)
-        state = checkpoint.restore(manager, step, abstract_state(run), run.sharding)
-    result = {"step": step, "dataset": config.dataset, "split": config.eval_split} | evaluator(run)(state.stacks)
+        pool, params, batch_stats = checkpoint.restore_networks(manager, step, description, run.sharding)
+    stacks = {stack.name: StackState(params[stack.name], batch_stats[stack.name], ()) for stack in pool.stacks}
+    result = {"step": step, "dataset": config.dataset, "split": config.eval_split} | evaluator(run)(stacks)
     title = f"{config.dataset} {config.eval_split}: {result['examples']} examples, checkpoint of step {step} ({which})"
     console.print(evaluation_table(title, result))
     path = workdir / f"evaluation_{step}.json"

@@ -1,7 +1,8 @@
 """What a person sees of a run: metrics as JSON lines and in TensorBoard, a progress bar, and tables."""
 
+import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rich import box
@@ -53,6 +54,11 @@ def read_rows(workdir: Path) -> list[dict[str, float]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def warn(console: Console) -> Callable[[str], None]:
+    """A function that prints a warning to `console` as it is."""
+    return functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress_bar(console: Console) -> Progress:

@@ -64,7 +64,9 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(argv)
     except AttributeError:
-        fields = _field_names(runpy.run_path(str(path))["get_config"]().to_dict())
+        from orc_jax.config import flat
+
+        fields = flat(runpy.run_path(str(path))["get_config"]().to_dict())
         for override in re.findall(r"(?m)^--?config\.([\w.]+)", "\n".join(argv)):
             if override not in fields:
                 _fail(str(unknown("--config: field", override, fields)))
@@ -78,13 +80,6 @@ def _config_path(argv: list[str]) -> str | None:
         if name in ("--config", "-config"):
             return value if equals else "".join(argv[i + 1 : i + 2])
     return None
-
-
-def _field_names(config: dict, prefix: str = "") -> list[str]:
-    names = []
-    for name, value in config.items():
-        names += _field_names(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
-    return names
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:

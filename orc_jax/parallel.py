@@ -41,6 +41,11 @@ def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
     return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
 
 
+def sharded(devices: Sequence[jax.Device]) -> NamedSharding:
+    """The sharding of a batch `[devices, batch / devices, ...]`."""
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+
+
 def shard(batch: np.ndarray, num_devices: int) -> np.ndarray:
     """Splits `[batch, ...]` on the host into `[devices, batch / devices, ...]`."""
     return batch.reshape(num_devices, -1, *batch.shape[1:])

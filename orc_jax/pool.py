@@ -58,12 +58,14 @@ class Pool(NamedTuple):
         return tuple(f"{i}_{name}" for i, name in enumerate(self.architectures))
 
 
-def make_network(architecture: str, num_classes: int, in_channels: int, dtype: str, axis_name: str | None) -> Network:
+def make_network(
+    architecture: str, num_classes: int, image_shape: tuple[int, int, int], dtype: str, axis_name: str | None
+) -> Network:
     """The pure functions of the registered model `architecture`."""
 
     def build(key):
         return MODELS[architecture](
-            num_classes, in_channels=in_channels, dtype=jnp.dtype(dtype), axis_name=axis_name, rngs=nnx.Rngs(key)
+            num_classes, image_shape=image_shape, dtype=jnp.dtype(dtype), axis_name=axis_name, rngs=nnx.Rngs(key)
         )
 
     def flat(state):
@@ -97,13 +99,18 @@ def make_network(architecture: str, num_classes: int, in_channels: int, dtype: s
 
 
 def make_pool(
-    architectures: Sequence[str], *, num_classes: int, in_channels: int, dtype: str, axis_name: str | None
+    architectures: Sequence[str],
+    *,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: str,
+    axis_name: str | None,
 ) -> Pool:
     """A pool with one member per name in `architectures` (registered in `MODELS`), equal names stacked."""
     stacks = []
     for name in dict.fromkeys(architectures):
         members = tuple(i for i, other in enumerate(architectures) if other == name)
-        network = make_network(name, num_classes, in_channels, dtype, axis_name)
+        network = make_network(name, num_classes, image_shape, dtype, axis_name)
         stacks.append(Stack(name, network, members, tuple(range(len(members)))))
     return Pool(tuple(architectures), tuple(stacks))
 

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from orc_jax import checkpoint
 from orc_jax.errors import UserError
 from orc_jax.pool import Params, put, select, take, take_member
-from orc_jax.run import Run, abstract_state, build
+from orc_jax.run import Run, build, fits
 from orc_jax.step import Stacks
 
 
@@ -35,17 +34,18 @@ def find_members(run: Run, source: Path, members: Sequence[int]) -> dict[int, in
     description = checkpoint.read_description(source)
     if description is None:
         raise UserError(f"{field}: holds no run (no {checkpoint.DESCRIPTION}); accepted is the workdir of a run")
-    shape, classes = tuple(description["image_shape"]), description["num_classes"]
-    if shape[-1] != run.dataset.train.images.shape[-1] or classes != run.dataset.num_classes:
+    there, here = description["image_shape"], run.dataset.image_shape
+    classes = description["num_classes"]
+    if there[-1] != here[-1] or classes != run.dataset.num_classes:
         raise UserError(
-            f"{field}: its networks are for {shape[-1]} channels and {classes} classes, but {run.dataset.name} has "
-            f"{run.dataset.train.images.shape[-1]} and {run.dataset.num_classes}"
+            f"{field}: its networks are for {there[-1]} channels and {classes} classes, but {run.dataset.name} has "
+            f"{here[-1]} and {run.dataset.num_classes}"
         )
-    there, here = ([*values] for values in ((description["mean"], description["std"]), (run.setup.mean, run.setup.std)))
-    if not np.allclose(there, here, atol=0.01):
+    constants = ([description["mean"], description["std"]], [list(run.setup.mean), list(run.setup.std)])
+    if not np.allclose(*constants, atol=0.01):
         raise UserError(
-            f"{field}: its images were normalised with mean, std {there}, but here they are with {here}; "
-            "config.mean and config.std can be set"
+            f"{field}: its images were normalised with mean, std {constants[0]}, but here they are with "
+            f"{constants[1]}; config.mean and config.std can be set"
         )
     free = list(enumerate(description["members"]))
     found = {}
@@ -56,6 +56,8 @@ def find_members(run: Run, source: Path, members: Sequence[int]) -> dict[int, in
             raise UserError(
                 f"{field}: needed is a trained {architecture}, but its pool is {', '.join(description['members'])}"
             )
+        if not fits(description, architecture, run.dataset.image_shape):
+            raise UserError(f"{field}: its {architecture} is for images of {there}, but {run.dataset.name} has {here}")
         free.remove(match)
         found[member] = match[0]
     return found
@@ -68,13 +70,10 @@ def load_members(run: Run, source: Path, members: Sequence[int]) -> dict[int, tu
         UserError: as `find_members`, and if the checkpoint cannot be read.
     """
     found = find_members(run, source, members)
-    description = checkpoint.read_description(source)
-    there = build(ConfigDict(description["config"]), run.dataset, run.devices, description["members"])
     with checkpoint.open_manager(source, create=False) as manager:
         step = checkpoint.find_step(manager, "latest")
-        stacks = checkpoint.restore(manager, step, abstract_state(there), run.sharding).stacks
-    taken = {member: take_member(there.setup.pool, stacks, other) for member, other in found.items()}
-    return {member: (stack.params, stack.batch_stats) for member, stack in taken.items()}
+        pool, *values = checkpoint.restore_networks(manager, step, checkpoint.read_description(source), run.sharding)
+    return {member: tuple(take_member(pool, value, other) for value in values) for member, other in found.items()}
 
 
 def insert_members(run: Run, stacks: Stacks, members: dict[int, tuple[Params, Params]]) -> Stacks:

@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ import jax
 from ml_collections import ConfigDict
 
 from orc_jax import optim, parallel, step
-from orc_jax.config import build_method, lr_multipliers
+from orc_jax.config import build_method, flat, lr_multipliers
 from orc_jax.data.batches import last_step
 from orc_jax.data.sets import Dataset
 from orc_jax.errors import UserError
 from orc_jax.methods.base import Method
-from orc_jax.pool import make_pool
+from orc_jax.pool import make_network, make_pool
 
 # What may differ between the config of a run and that of the command which resumes it.
 FREE_FIELDS = (
@@ -25,6 +25,7 @@ FREE_FIELDS = (
     "eval_batch_size",
     "eval_every_epochs",
     "log_every_steps",
+    "stream.num_workers",
 )
 # What must agree for a checkpoint to be evaluated, and what describes its pool.
 EVALUATED_FIELDS = ("method", "dataset", "dtype")
@@ -51,7 +52,9 @@ class Run(NamedTuple):
             "config": json.loads(self.config.to_json()),
             "members": list(self.setup.pool.architectures),
             "num_classes": self.dataset.num_classes,
-            "image_shape": list(self.dataset.train.images.shape[1:]),
+            "class_names": list(self.dataset.class_names),
+            "num_train": self.dataset.num_train,
+            "image_shape": list(self.dataset.image_shape),
             "mean": list(self.setup.mean),
             "std": list(self.setup.std),
             "versions": versions | {"python": platform.python_version()},
@@ -61,25 +64,24 @@ class Run(NamedTuple):
 
 def build(config: ConfigDict, dataset: Dataset, devices: Sequence[jax.Device], architectures: Sequence[str]) -> Run:
     """A run of the members `architectures` on `dataset`. Compiles nothing and writes nothing."""
-    num_train = len(dataset.train.labels)
-    num_steps = last_step(config.num_epochs, config.batch_size, num_train)
-    channels = dataset.train.images.shape[-1]
+    num_steps = last_step(config.num_epochs, config.batch_size, dataset.num_train)
     pool = make_pool(
         architectures,
         num_classes=dataset.num_classes,
-        in_channels=channels,
+        image_shape=dataset.image_shape,
         dtype=config.dtype,
         axis_name=parallel.AXIS,
     )
     setup = step.Setup(
         pool=pool,
         optimizer=optim.sgd_direction(config.momentum, config.nesterov, config.weight_decay),
-        learning_rate=optim.learning_rate_schedule(config, num_train / config.batch_size, num_steps),
+        learning_rate=optim.learning_rate_schedule(config, dataset.num_train / config.batch_size, num_steps),
         lr_multipliers=lr_multipliers(config),
         mean=dataset.mean,
         std=dataset.std,
-        crop_padding=config.crop_padding,
-        flip=config.flip,
+        # the images of a streamed set come augmented
+        crop_padding=0 if dataset.is_streamed else config.crop_padding,
+        flip=config.flip and not dataset.is_streamed,
         axis_name=parallel.AXIS,
     )
     return Run(config, dataset, devices, build_method(config), setup, num_steps)
@@ -90,29 +92,77 @@ def abstract_state(run: Run) -> step.TrainState:
     return jax.eval_shape(lambda: step.init_state(run.setup, run.method.metrics, 0))
 
 
-def check_same(run: Run, description: dict | None, workdir: Path, *, evaluate: bool) -> None:
-    """Checks that `run` may go on from what lies in `workdir`.
+def fits(description: dict, architecture: str, image_shape: Sequence[int]) -> bool:
+    """Whether a network of the run that `description` describes has the parameters for images of `image_shape`."""
+    shapes = []
+    for shape in (description["image_shape"], image_shape):
+        network = make_network(architecture, description["num_classes"], tuple(shape), "float32", None)
+        shapes.append(jax.tree.map(lambda x: x.shape, jax.eval_shape(network.init, jax.random.key(0))))
+    return shapes[0] == shapes[1]
+
+
+def check_resumable(run: Run, description: dict | None, workdir: Path) -> None:
+    """Checks that `run` may go on from what lies in `workdir`, which `description` describes, if there is anything.
 
     Raises:
-        UserError: listing the fields that differ and must not.
+        UserError: listing what differs and must not.
     """
     if description is None:
         return
-    saved, now = description["config"], run.description()["config"]
-    members = list(run.setup.pool.architectures)
-    other_pool = description["members"] != members
-    differing = [key for key in sorted(set(saved) | set(now)) if saved.get(key) != now.get(key)]
-    if evaluate:
-        differing = [k for k in differing if k in EVALUATED_FIELDS or (other_pool and k in POOL_FIELDS)]
-    else:
-        differing = [k for k in differing if k not in FREE_FIELDS]
-    lines = [f"  config.{key}: {saved.get(key)!r} there, {now.get(key)!r} here" for key in differing]
-    if other_pool:
-        lines.append(f"  pool: {', '.join(description['members'])} there, {', '.join(members)} here")
-    if description["num_classes"] != run.dataset.num_classes:
-        lines.append(f"  classes: {description['num_classes']} there, {run.dataset.num_classes} here")
-    if lines:
-        remedy = (
-            "Give the same fields" if evaluate else "Give the same fields to go on, or another --workdir to start anew"
+    if "imported" in description:
+        raise UserError(
+            f"--workdir={workdir} holds imported weights, not a run that could go on. Give it as "
+            "config.pivot_checkpoint, and another --workdir"
         )
-        raise UserError(f"--workdir={workdir} holds another run:\n" + "\n".join(lines) + f"\n{remedy}.")
+    here = run.description()
+    fields = (flat(description["config"]) | flat(here["config"])).keys() - set(FREE_FIELDS)
+    lines = _differing_fields(description, here, fields)
+    lines += _differing_data(description, here, ("num_classes", "class_names", "image_shape", "num_train"))
+    if lines:
+        raise UserError(
+            f"--workdir={workdir} holds another run:\n"
+            + "\n".join(lines)
+            + "\nGive the same fields to go on, or another --workdir to start anew."
+        )
+
+
+def check_evaluable(run: Run, description: dict, workdir: Path) -> None:
+    """Checks that checkpoints of the run in `workdir`, which `description` describes, can be evaluated as `run`.
+
+    Raises:
+        UserError: listing what differs and must not.
+    """
+    here = run.description()
+    fields = EVALUATED_FIELDS
+    if description["members"] != here["members"]:
+        fields += POOL_FIELDS
+    lines = _differing_fields(description, here, set(fields) & description["config"].keys())
+    lines += _differing_data(description, here, ("num_classes", "class_names"))
+    if not lines and not all(fits(description, name, here["image_shape"]) for name in set(here["members"])):
+        lines += _differing_data(description, here, ("image_shape",))
+    if lines:
+        raise UserError(
+            f"--workdir={workdir} holds another run:\n" + "\n".join(lines) + "\nGive the same fields to evaluate it."
+        )
+
+
+def _differing_fields(there: dict, here: dict, fields: Iterable[str]) -> list[str]:
+    values, others = flat(here["config"]), flat(there["config"])
+    differing = [field for field in sorted(fields) if values.get(field) != others.get(field)]
+    lines = [f"  config.{field}: {others.get(field)!r} there, {values.get(field)!r} here" for field in differing]
+    if there["members"] != here["members"]:
+        lines.append(f"  pool: {', '.join(there['members'])} there, {', '.join(here['members'])} here")
+    return lines
+
+
+def _differing_data(there: dict, here: dict, keys: Sequence[str]) -> list[str]:
+    lines = []
+    for key in keys:
+        if key == "class_names" and (not there[key] or len(there[key]) != len(here[key])):
+            continue  # imported weights do not know their names; other numbers are told by num_classes
+        if there[key] != here[key]:
+            value, other = here[key], there[key]
+            if key == "class_names":
+                value, other = next(pair for pair in zip(value, other, strict=True) if pair[0] != pair[1])
+            lines.append(f"  {key}: {other!r} there, {value!r} here")
+    return lines

@@ -181,21 +181,29 @@ def learn(
     return new_stacks, context.mean(losses)
 
 
-def make_train_step(setup: Setup, iterate: Callable) -> Callable[[TrainState, Images, jax.Array], TrainState]:
-    """The training step of a method: `(state, training set, indices [batch]) -> state`.
+def pick(data: Images | None, batch: jax.Array | Images) -> Images:
+    """The examples of a batch (see `orc_jax.data.feed`): rows of the set on the device, or what the batch carries."""
+    return batch if data is None else Images(data.images[batch], data.labels[batch])
+
+
+def make_train_step(
+    setup: Setup, iterate: Callable
+) -> Callable[[TrainState, Images | None, jax.Array | Images], TrainState]:
+    """The training step of a method: `(state, set on the device, batch) -> state`, as `orc_jax.data.feed` has them.
 
     Args:
         setup: of the run.
         iterate: the method's iteration (see `orc_jax.methods.base.Method`).
     """
 
-    def train_step(state: TrainState, data: Images, indices: jax.Array) -> TrainState:
-        slots = parallel.local_slots(indices.shape[0], setup.axis_name)
+    def train_step(state: TrainState, data: Images | None, batch: jax.Array | Images) -> TrainState:
+        examples = pick(data, batch)
+        slots = parallel.local_slots(examples.labels.shape[0], setup.axis_name)
         key = rngs.stream_key(state.seed, "augment", state.step)
         keys = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(slots)
-        images = crop_and_flip(keys, data.images[indices], setup.crop_padding, setup.flip)
+        images = crop_and_flip(keys, examples.images, setup.crop_padding, setup.flip)
         context = Context(setup, state.step, rngs.stream_key(state.seed, "method", state.step))
-        stacks, metrics = iterate(context, state.stacks, Images(images, data.labels[indices]))
+        stacks, metrics = iterate(context, state.stacks, Images(images, examples.labels))
         totals = {name: total + metrics[name] for name, total in state.totals.items()}
         return state.replace(step=state.step + 1, stacks=stacks, totals=totals, iterations=state.iterations + 1)
 
@@ -211,16 +219,18 @@ class Evaluation(NamedTuple):
     count: jax.Array  # []
 
 
-def make_evaluation_step(setup: Setup) -> Callable[[Stacks, Images, tuple[jax.Array, jax.Array]], Evaluation]:
-    """The evaluation step: `(stacks, set, (indices [batch], weights [batch])) -> Evaluation` of these samples.
+def make_evaluation_step(
+    setup: Setup,
+) -> Callable[[Stacks, Images | None, tuple[jax.Array | Images, jax.Array]], Evaluation]:
+    """The evaluation step: `(stacks, set on the device, (batch, weights [batch])) -> Evaluation` of these samples.
 
     Weights are 1 for a sample that counts and 0 for padding.
     """
 
-    def evaluation_step(stacks: Stacks, data: Images, batch: tuple[jax.Array, jax.Array]) -> Evaluation:
-        indices, weights = batch
-        labels = data.labels[indices]
-        images = normalize(data.images[indices], setup.mean, setup.std)
+    def evaluation_step(stacks: Stacks, data: Images | None, batch: tuple[jax.Array | Images, jax.Array]) -> Evaluation:
+        batch, weights = batch
+        images, labels = pick(data, batch)
+        images = normalize(images, setup.mean, setup.std)
         log_probs = jax.nn.log_softmax(predict(setup.pool, stacks, images))
         ensemble = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(setup.pool.size)
         log_probs = jnp.concatenate([log_probs, ensemble[None]])

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -12,12 +13,13 @@ from rich.progress import Progress
 
 from orc_jax import checkpoint, logs, parallel, pretrained
 from orc_jax.config import members, validate
-from orc_jax.data import sets
-from orc_jax.data.batches import batch_indices, last_step
+from orc_jax.data import feed, sets
+from orc_jax.data.batches import last_step
 from orc_jax.errors import UserError
 from orc_jax.evaluate import evaluator, role
+from orc_jax.models import LARGE, SMALL
 from orc_jax.pool import Params
-from orc_jax.run import Run, abstract_state, build, check_same
+from orc_jax.run import Run, abstract_state, build, check_resumable
 from orc_jax.step import TrainState, init_state, make_train_step, reset_totals
 
 
@@ -29,9 +31,9 @@ def train(config: ConfigDict, workdir: Path, console: Console) -> None:
     """
     devices = jax.local_devices()
     validate(config, len(devices))
-    dataset = sets.load(config)
+    dataset = sets.load(config, logs.warn(console))
     run = build(config, dataset, devices, members(config))
-    check_same(run, checkpoint.read_description(workdir), workdir, evaluate=False)
+    check_resumable(run, checkpoint.read_description(workdir), workdir)
     # Members to start from trained weights, unless the run itself has a checkpoint by now.
     wanted = () if checkpoint.has_checkpoint(workdir) else run.method.pretrained
     source, pivot_run = None, None
@@ -40,9 +42,10 @@ def train(config: ConfigDict, workdir: Path, console: Console) -> None:
         pretrained.find_members(run, source, wanted)
     elif wanted and config.pretrain_epochs:
         source, pivot_run = workdir / "pivot", pretrained.pretraining_run(run)
-        check_same(pivot_run, checkpoint.read_description(source), source, evaluate=False)
+        check_resumable(pivot_run, checkpoint.read_description(source), source)
     checkpoint.write_description(workdir, run.description())
     console.print(_pool_table(run))
+    _warn_of_unusual_sizes(run, logs.warn(console))
     if pivot_run:
         fit(pivot_run, source, {}, console, title="pre-training")
     trained = pretrained.load_members(run, source, wanted) if source else {}
@@ -61,18 +64,19 @@ def fit(run: Run, workdir: Path, trained: dict[int, tuple[Params, Params]], cons
         console: where to print.
         title: of the progress bar and of the lines.
     """
-    config, num_train = run.config, len(run.dataset.train.labels)
+    config, num_train = run.config, run.dataset.num_train
     checkpoint.write_description(workdir, run.description())
     with checkpoint.open_manager(workdir, create=True) as manager:
         state = _restore_or_init(run, manager, trained, console, title)
         step = int(state.step)
         if step >= run.num_steps:
             return
-        data = jax.device_put(run.dataset.train, run.sharding)
+        data = feed.resident(run.dataset.train, run.devices)
         train_step = parallel.data_parallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=True)
         evaluate = evaluator(run)
         log = logs.MetricsLog(workdir, step)
-        with logs.progress_bar(console) as progress:
+        opened = feed.training(run.dataset, config, run.devices, step, run.num_steps)
+        with opened as batches, logs.progress_bar(console) as progress:
             task = progress.add_task("", total=run.num_steps, completed=step, status="compiling")
             meter = _Meter(run, progress, task)
             for epoch in range(1, config.num_epochs + 1):
@@ -81,8 +85,7 @@ def fit(run: Run, workdir: Path, trained: dict[int, tuple[Params, Params]], cons
                     continue
                 progress.update(task, description=f"{title} epoch {epoch}/{config.num_epochs}")
                 while step < end:
-                    indices = batch_indices(config.seed, step, config.batch_size, num_train)
-                    state = train_step(state, data, parallel.shard(indices, len(run.devices)))
+                    state = train_step(state, data, next(batches))
                     step += 1
                     meter.update(step, state)
                 row = {"step": step, "epoch": epoch, **meter.report(step, state)}
@@ -202,6 +205,17 @@ def _pool_table(run: Run):
     device = f"{len(run.devices)} x {run.devices[0].device_kind}"
     title = f"{run.config.method} on {run.dataset.name}, {run.num_steps} steps of {run.config.batch_size}, {device}"
     return logs.table(title, ("member", "role", "parameters"), rows)
+
+
+def _warn_of_unusual_sizes(run: Run, warn: Callable[[str], None]) -> None:
+    size = max(run.dataset.image_shape[:2])
+    for name in dict.fromkeys(run.setup.pool.architectures):
+        if (name in SMALL and size > 96) or (name in LARGE and size < 48):
+            made_for, others = (32, LARGE) if name in SMALL else (224, SMALL)
+            warn(
+                f"note: {name} is made for images of {made_for}x{made_for} pixels, and these are of {size}; "
+                f"made for such are {', '.join(list(others)[:5])}{' ...' if len(others) > 5 else ''}"
+            )
 
 
 def _summary(run: Run, workdir: Path):

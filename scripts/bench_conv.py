@@ -1,7 +1,8 @@
-"""What a pool costs over one of its members: forward and backward of ResNet-20s, by members and by way of mapping.
+"""What a pool costs over one of its members: forward and backward, by backbone. The ratio is what counts.
 
-python scripts/bench_conv.py                      # 1 and 5 members, batch 128: the ratio is what counts
-python scripts/bench_conv.py --plain              # also jax.vmap without orc_jax's convolution; slow
+python -m scripts.bench_conv                                        # a pool of 4 of each family, batch 32
+python -m scripts.bench_conv --models resnet20 --members 5 --batch 128 --plain
+                                                                    # also jax.vmap of JAX's own convolution; slow
 """
 
 import argparse
@@ -12,22 +13,40 @@ import jax
 
 from orc_jax import pool
 from orc_jax.losses import cross_entropy
-from orc_jax.models import MODELS, layers
+from orc_jax.models import LARGE, MODELS, layers
+
+FAMILIES = (
+    "resnet20",
+    "resnet8x4",
+    "wrn_16_2",
+    "vgg8",
+    "MobileNetV2",
+    "ShuffleV1",
+    "ShuffleV2",
+    "ResNet18",
+    "wrn_20_8",
+    "densenet_40_12",
+    "plane10",
+    "resnet18",
+    "mobilenet_v2",
+)
 
 
-def prepare(model: str, members: int, batch: int):
-    """A compiled forward and backward pass of `members` networks on one batch."""
-    networks = pool.make_pool([model] * members, num_classes=100, in_channels=3, dtype="float32", axis_name=None)
+def prepare(model: str, members: int, batch: int, image_size: int):
+    """A compiled forward and backward pass of `members` networks on one batch, and the seconds it took to compile."""
+    shape = (image_size, image_size, 3)
+    networks = pool.make_pool([model] * members, num_classes=100, image_shape=shape, dtype="float32", axis_name=None)
     params, batch_stats = jax.jit(lambda: pool.init(networks, 0))()
-    images = jax.random.normal(jax.random.key(1), (batch, 32, 32, 3))
+    images = jax.random.normal(jax.random.key(1), (batch, *shape))
     labels = jax.random.randint(jax.random.key(2), (batch,), 0, 100)
 
     def loss(params):
         logits, moved = pool.train_logits(networks, params, batch_stats, images)
         return cross_entropy(logits, labels).mean(1).sum(), moved
 
+    lowered = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params)
     started = time.perf_counter()
-    compiled = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params).compile()
+    compiled = lowered.compile()
     seconds = time.perf_counter() - started
     jax.block_until_ready(compiled(params))
     return lambda: compiled(params), seconds
@@ -46,27 +65,29 @@ def measure(programs: dict, repeats: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet20", choices=MODELS)
-    parser.add_argument("--members", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--models", nargs="+", default=FAMILIES, choices=MODELS, metavar="MODEL")
+    parser.add_argument("--members", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--image_size", type=int, help="default: 32, and 64 for the networks of ImageNet")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--plain", action="store_true", help="also measure jax.vmap of jax.lax's convolution")
     args = parser.parse_args()
-    pool_name = f"pool of {args.members}"
-    programs, compile_seconds = {}, {}
-    for name, members in (("one member", 1), (pool_name, args.members)):
-        programs[name], compile_seconds[name] = prepare(args.model, members, args.batch)
-    seconds = measure(programs, args.repeats)
-    if args.plain:
-        layers.conv_general_dilated = jax.lax.conv_general_dilated
-        plain, compile_seconds["plain vmap"] = prepare(args.model, args.members, args.batch)
-        seconds |= measure({"plain vmap": plain}, 1)
-    print(
-        f"{args.model}, batch {args.batch}, forward and backward, {jax.devices()[0].device_kind}, jax {jax.__version__}"
-    )
-    print("| | seconds | of one member | compile, s |\n|---|---|---|---|")
-    for name, value in seconds.items():
-        print(f"| {name} | {value:.3f} | {value / seconds['one member']:.2f} | {compile_seconds[name]:.1f} |")
+    device = jax.devices()[0].device_kind
+    print(f"forward and backward, batch {args.batch}, float32, {device}, jax {jax.__version__}")
+    print(f"| | images | one member, s | pool of {args.members}, s | ratio | compile, s |\n|---|---|---|---|---|---|")
+    for model in args.models:
+        size = args.image_size or (64 if model in LARGE else 32)
+        one, _ = prepare(model, 1, args.batch, size)
+        many, compile_seconds = prepare(model, args.members, args.batch, size)
+        rows = {model: (measure({"one": one, "many": many}, args.repeats), compile_seconds)}
+        if args.plain:
+            ours, layers.conv_general_dilated = layers.conv_general_dilated, jax.lax.conv_general_dilated
+            plain, compile_seconds = prepare(model, args.members, args.batch, size)
+            layers.conv_general_dilated = ours
+            rows[f"{model}, plain `vmap`"] = (measure({"one": one, "many": plain}, 1), compile_seconds)
+        for name, (seconds, compile_seconds) in rows.items():
+            times = f"{seconds['one']:.3f} | {seconds['many']:.3f} | {seconds['many'] / seconds['one']:.2f}"
+            print(f"| {name} | {size}x{size} | {times} | {compile_seconds:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,16 +20,19 @@ from orc_jax.data.sets import Dataset, Images
 from orc_jax.models import layers
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# For programs that run once: LLVM takes half the time, and the results are the same up to rounding.
+QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class TinyNet(nnx.Module):
     """Two convolutions: the smallest network with everything that a pool has to deal with."""
 
-    def __init__(self, num_classes, *, width, in_channels=3, dtype=jnp.float32, axis_name=None, rngs):
-        self.conv1 = layers.conv(in_channels, width, 3, dtype=dtype, rngs=rngs)
-        self.bn1 = layers.BatchNorm(width, dtype=dtype, axis_name=axis_name)
-        self.conv2 = layers.conv(width, 8, 3, strides=2, dtype=dtype, rngs=rngs)
-        self.fc = layers.linear(8, num_classes, rngs=rngs)
+    def __init__(self, num_classes, *, width, image_shape=(32, 32, 3), dtype=jnp.float32, axis_name=None, rngs):
+        make = layers.make_layers(dtype, axis_name, rngs)
+        self.conv1 = make.conv(image_shape[-1], width, 3)
+        self.bn1 = make.norm(width)
+        self.conv2 = make.conv(width, 8, 3, strides=2)
+        self.fc = make.linear(8, num_classes)
 
     def __call__(self, images):
         x = nnx.relu(self.conv2(nnx.relu(self.bn1(self.conv1(images)))))
@@ -56,7 +59,7 @@ def toy() -> Dataset:
     for image, label in zip(images, labels, strict=True):
         image[:, 3 * label : 3 * label + 2] += 120
     train, test = Images(images[:90], labels[:90]), Images(images[90:], labels[90:])
-    return Dataset("toy", train, test, num_classes=3, mean=(0.35,), std=(0.25,))
+    return Dataset("toy", train, test, ("top", "middle", "bottom"), (8, 8, 1), mean=(0.35,), std=(0.25,))
 
 
 @pytest.fixture

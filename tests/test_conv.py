@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from orc_jax.conv import conv_general_dilated
+from orc_jax.conv import conv_general_dilated, depthwise
 
 CASES = {
     "plain": {},
@@ -17,15 +17,21 @@ CASES = {
     "kernel dilation": {"rhs_dilation": (2, 1)},
     "image dilation": {"lhs_dilation": (1, 2)},
     "groups": {"feature_group_count": 2},
-    "depthwise": {"feature_group_count": 4, "window_strides": (2, 2)},
+    "two features a channel": {"feature_group_count": 4, "window_strides": (2, 2)},
+    "depthwise": {"feature_group_count": 4, "features": 4},
+    "depthwise, stride": {"feature_group_count": 4, "features": 4, "window_strides": (2, 2)},
+    "depthwise, uneven": {"feature_group_count": 4, "features": 4, "padding": ((0, 2), (1, 0)), "kernel": (2, 3)},
+    "depthwise, dilation": {"feature_group_count": 4, "features": 4, "rhs_dilation": (2, 1)},
+    "grouped 1x1": {"feature_group_count": 2, "kernel": (1, 1), "padding": ((0, 0), (0, 0))},
+    "grouped 1x1, stride": {"feature_group_count": 2, "kernel": (1, 1), "window_strides": (2, 2)},
 }
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
-def operands(groups, members=3):
+def operands(groups, members=3, kernel=(3, 3), features=8):
     keys = jax.random.split(jax.random.key(0), 3)
     images = jax.random.normal(keys[0], (members, 2, 7, 6, 4))
-    kernels = jax.random.normal(keys[1], (members, 3, 3, 4 // groups, 8))
+    kernels = jax.random.normal(keys[1], (members, *kernel, 4 // groups, features))
     return images, kernels
 
 
@@ -47,8 +53,10 @@ def close(actual, expected):
 
 @pytest.mark.parametrize("case", CASES)
 def test_vmapped_convolution_and_gradients_equal_the_members(case):
-    images, kernels = operands(CASES[case].get("feature_group_count", 1))
-    ours, jaxs = pair(CASES[case])
+    options = dict(CASES[case])
+    shape = {name: options.pop(name) for name in ("kernel", "features") if name in options}
+    images, kernels = operands(options.get("feature_group_count", 1), **shape)
+    ours, jaxs = pair(options)
     # A quadratic loss, so that the gradients depend on the values.
     loss = lambda conv: lambda x, w: jnp.square(conv(x, w)).sum()  # noqa: E731
     expected = one_by_one(jaxs, images, kernels)
@@ -88,3 +96,22 @@ def test_vmap_leaves_no_grouped_convolution():
     grouped = ("feature_group_count = 3", "batch_group_count = 3")
     assert any(text in lowered(jaxs) for text in grouped)
     assert not any(text in lowered(ours) for text in grouped)
+
+
+@pytest.mark.parametrize("case", ["depthwise", "depthwise, stride", "grouped 1x1"])
+def test_grouped_convolutions_need_no_convolution_instruction(case):
+    """Compilers do badly with grouped convolutions and worse with their gradients, in a single network already."""
+    options = {name: value for name, value in CASES[case].items() if name not in ("kernel", "features")}
+    shape = {name: CASES[case][name] for name in ("kernel", "features") if name in CASES[case]}
+    images, kernels = operands(options["feature_group_count"], **shape)
+    ours, _ = pair(options)
+    step = jax.grad(lambda x, w: jnp.square(jax.vmap(ours)(x, w)).sum(), (0, 1))
+    assert "stablehlo.convolution" not in jax.jit(step).lower(images, kernels).as_text()
+
+
+def test_depthwise_sums_in_float32():
+    """257 is no bfloat16: a sum in bfloat16 would lose the ones."""
+    images = jnp.ones((1, 3, 3, 1), jnp.bfloat16)
+    kernel = jnp.ones((3, 3, 1, 1), jnp.bfloat16).at[0, 0].set(256.0)
+    total = depthwise(images, kernel, (1, 1), ((0, 0), (0, 0)))
+    assert total.dtype == jnp.bfloat16 and float(total[0, 0, 0, 0]) == 264.0

@@ -3,18 +3,10 @@
 import re
 from pathlib import Path
 
-from orc_jax.config import default
+from orc_jax.config import default, flat
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-
-
-def flat(config, prefix=""):
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def documented():
@@ -30,10 +22,10 @@ def documented():
 
 def test_every_field_is_in_the_table_with_its_default():
     table = documented()
-    for name, value in flat(default().to_dict()):
+    for name, value in flat(default().to_dict()).items():
         assert name in table, f"config.{name} is not in the README"
         assert table[name] == str(value) or float(table[name]) == value, name
-    assert set(table) <= {name for name, _ in flat(default().to_dict())}, "fields that do not exist"
+    assert set(table) <= {name for name, _ in flat(default().to_dict()).items()}, "fields that do not exist"
 
 
 def test_linked_files_and_configs_exist():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from orc_jax.models import MODELS, ladder
-from orc_jax.models.layers import BatchNorm
+from orc_jax.models import LARGE, MODELS, ladder
+from orc_jax.models.layers import BatchNorm, make_layers
 from orc_jax.pool import make_network
 from tests.conftest import TINY
 
@@ -26,13 +26,74 @@ PUBLISHED = {
     "resnet110": (1_736_564, 1_730_714),
     "resnet8x4": (1_233_540, 1_210_410),
     "resnet32x4": (7_433_860, 7_410_730),
+    "wrn_16_1": (180_916, 175_066),
+    "wrn_16_2": (703_284, 691_674),
+    "wrn_16_4": (2_772_020, 2_748_890),
+    "wrn_16_8": (11_007_540, 10_961_370),
+    "wrn_16_10": (17_174_324, 17_116_634),
+    "wrn_28_10": (36_536_884, 36_479_194),
+    "wrn_40_1": (569_780, 563_930),
+    "wrn_40_2": (2_255_156, 2_243_546),
+    "wrn_40_4": (8_972_340, 8_949_210),
+    "wrn_20_8": (6_871_220, 6_848_090),
+    "resnet110_bottleneck": (1_170_868, 1_147_738),
+    "densenet_40_12": (187_828, 175_858),
+    "vgg8": (3_965_028, 3_918_858),
+    "vgg11": (9_277_284, 9_231_114),
+    "vgg13": (9_462_180, 9_416_010),
+    "vgg16": (14_774_436, 14_728_266),
+    "vgg19": (20_086_692, 20_040_522),
+    "MobileNetV2": (812_836, 697_546),
+    "ShuffleV1": (949_258, 862_768),
+    "ShuffleV2": (1_355_528, 1_263_278),
+    "ResNet18": (11_220_132, 11_173_962),
+    "ResNet34": (21_328_292, 21_282_122),
+    "ResNet50": (23_705_252, 23_520_842),
+    "plane2": (215_172, 13_082),
+    "plane4": (475_652, 37_338),
+    "plane6": (1_107_204, 82_778),
+    "plane8": (1_246_276, 327_962),
+    "plane10": (2_931_460, 2_487_850),
+}
+# For 1000 classes; that of resnet10 follows from resnet18's by its blocks.
+PUBLISHED_IMAGENET = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "imagenet_resnet50": 25_557_032,
+    "mobilenet_v2": 3_504_872,
+}
+# "BN-stat floats" of the PyTorch classes: running means and variances.
+STATISTICS = {
+    "resnet20": 1_568,
+    "resnet110": 8_288,
+    "resnet8x4": 2_752,
+    "resnet32x4": 9_920,
+    "wrn_16_1": 928,
+    "wrn_40_2": 5_408,
+    "vgg19": 11_008,
+    "MobileNetV2": 18_368,
+    "ShuffleV1": 23_736,
+    "ShuffleV2": 16_180,
+    "ResNet18": 9_600,
+    "ResNet34": 17_024,
+    "ResNet50": 53_120,
 }
 COUNTS = {f"resnet{6 * n + 2}": tuple(c + 97_216 * (n - 1) for c in PUBLISHED["resnet8"]) for n in range(1, 19)}
 COUNTS |= {f"resnet{6 * n + 2}x4": tuple(c + 1_550_080 * (n - 1) for c in PUBLISHED["resnet8x4"]) for n in range(1, 6)}
+COUNTS |= {f"wrn_{6 * n + 4}_1": tuple(c + 97_216 * (n - 2) for c in PUBLISHED["wrn_16_1"]) for n in range(2, 7)}
+COUNTS |= {f"wrn_{6 * n + 4}_2": tuple(c + 387_968 * (n - 2) for c in PUBLISHED["wrn_16_2"]) for n in range(2, 7)}
+COUNTS |= PUBLISHED
+# A classifier for fewer classes has 512 + 1, 2048 + 1 or 1280 + 1 parameters less for each of them.
+IMAGENET_DIMS = {"resnet10": 512, "resnet18": 512, "resnet34": 512, "imagenet_resnet50": 2048, "mobilenet_v2": 1280}
+IMAGENET = PUBLISHED_IMAGENET | {"resnet10": 11_689_512 - (73_984 + 295_424 + 1_180_672 + 4_720_640)}
+COUNTS |= {
+    name: tuple(IMAGENET[name] - (1000 - n) * (dim + 1) for n in (100, 10)) for name, dim in IMAGENET_DIMS.items()
+}
 
 
 def abstract_init(name, num_classes):
-    return jax.eval_shape(make_network(name, num_classes, 3, "float32", None).init, jax.random.key(0))
+    shape = (224, 224, 3) if name in LARGE else (32, 32, 3)
+    return jax.eval_shape(make_network(name, num_classes, shape, "float32", None).init, jax.random.key(0))
 
 
 def size(tree):
@@ -49,6 +110,11 @@ def test_parameter_counts(name):
     assert tuple(size(abstract_init(name, classes)[0]) for classes in (100, 10)) == COUNTS[name]
 
 
+@pytest.mark.parametrize("name", STATISTICS)
+def test_counts_of_statistics(name):
+    assert size(abstract_init(name, 100)[1]) == STATISTICS[name]
+
+
 def test_names_are_those_of_the_pytorch_state_dicts():
     params, batch_stats = abstract_init("resnet8x4", 100)
     # The stem of the x4 networks is 32, so their first stage has a projection shortcut too.
@@ -62,7 +128,7 @@ def test_names_are_those_of_the_pytorch_state_dicts():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_logits_are_float32_and_the_last_stage_is_a_quarter(dtype):
-    network = make_network("resnet8", 7, 1, dtype, None)
+    network = make_network("resnet8", 7, (28, 20, 1), dtype, None)
     params, batch_stats = network.init(jax.random.key(0))
     images = jnp.ones((2, 28, 20, 1))
     (logits, features), moved = network.train(params, batch_stats, images)
@@ -72,7 +138,7 @@ def test_logits_are_float32_and_the_last_stage_is_a_quarter(dtype):
 
 
 def test_initial_distributions():
-    params, _ = make_network("resnet56", 100, 3, "float32", None).init(jax.random.key(1))
+    params, _ = make_network("resnet56", 100, (32, 32, 3), "float32", None).init(jax.random.key(1))
     kernel = np.asarray(params["layer3.4.conv1.kernel"])  # He fan-out: sqrt(2 / (3 * 3 * 64))
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 64)), rtol=0.02)
     assert np.abs(kernel).max() > 3.5 * kernel.std()  # not truncated
@@ -105,9 +171,7 @@ def test_batch_norm_keeps_float32_statistics_in_bfloat16():
 
 
 def test_convolution_padding_is_symmetric_at_stride_two():
-    from orc_jax.models.layers import conv
-
-    layer = conv(1, 1, 3, strides=2, rngs=nnx.Rngs(0))
+    layer = make_layers(jnp.float32, None, nnx.Rngs(0)).conv(1, 1, 3, strides=2)
     layer.kernel[...] = jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1.0)  # looks one pixel up and to the left
     image = jnp.arange(16.0).reshape(1, 4, 4, 1)
     np.testing.assert_array_equal(layer(image)[0, ..., 0], [[0, 0], [0, 5]])
@@ -118,5 +182,11 @@ def test_ladder():
     assert ladder("resnet20", "resnet8", 3) == ("resnet14", "resnet14", "resnet8")
     assert ladder("resnet32x4", "resnet8x4", 2) == ("resnet20x4", "resnet14x4")
     assert ladder("resnet20", "resnet20", 2) == ("resnet20", "resnet20")
+    assert ladder("wrn_40_2", "wrn_16_2", 3) == ("wrn_34_2", "wrn_22_2", "wrn_22_2")
+    assert ladder("wrn_16_8", "wrn_16_1", 2) == ("wrn_16_4", "wrn_16_2")
+    assert ladder("vgg13", "vgg8", 1) == ("vgg11",)
+    assert ladder("plane10", "plane2", 3) == ("plane6", "plane4", "plane2")
+    assert ladder("resnet34", "resnet18", 1) == ("resnet18",)
     assert ladder("resnet32x4", "resnet20", 2) == ("resnet20", "resnet20")  # no ladder between families
+    assert ladder("vgg13", "MobileNetV2", 1) == ("MobileNetV2",)
     assert ladder("resnet56", "resnet20", 0) == ()

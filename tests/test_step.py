@@ -86,7 +86,7 @@ def test_the_unmapped_step_equals_the_mapped_one(toy, config):
     """With `axis_name=None` nothing is reduced or gathered: one device needs no pmap."""
     stepper = stepper_of(config, toy)
     pool_unmapped = pool.make_pool(
-        stepper.run.setup.pool.architectures, num_classes=3, in_channels=1, dtype="float32", axis_name=None
+        stepper.run.setup.pool.architectures, num_classes=3, image_shape=(8, 8, 1), dtype="float32", axis_name=None
     )
     setup = stepper.run.setup._replace(pool=pool_unmapped, axis_name=None)
     unmapped = jax.jit(make_train_step(setup, stepper.run.method.iterate))

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from orc_jax import checkpoint, config, evaluate, logs, pretrained, step, train
 from orc_jax.config import validate
@@ -24,7 +25,7 @@ SPEED = "images_per_second"
 def toy_set(monkeypatch, toy):
     """`config.dataset = "toy"` is the toy set; the real loader serves all others."""
     load = sets.load
-    monkeypatch.setattr(sets, "load", lambda config: toy if config.dataset == "toy" else load(config))
+    monkeypatch.setattr(sets, "load", lambda config, warn: toy if config.dataset == "toy" else load(config, warn))
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +43,7 @@ def finished(trained, config, console):
 
 def final_state(workdir, toy):
     description = checkpoint.read_description(workdir)
-    run = build(
-        config.ml_collections.ConfigDict(description["config"]), toy, jax.local_devices(), description["members"]
-    )
+    run = build(config.ConfigDict(description["config"]), toy, jax.local_devices(), description["members"])
     with checkpoint.open_manager(workdir, create=False) as manager:
         return checkpoint.restore(manager, manager.latest_step(), abstract_state(run), run.sharding)
 
@@ -83,7 +82,7 @@ def test_evaluation_restores_what_training_saved(finished, config, console, tmp_
     assert "target student" in (tmp_path / "console.txt").read_text()
     # Normalised as in training, whatever the constants of the set at hand.
     other = toy._replace(mean=(0.9,), std=(0.1,))
-    monkeypatch.setattr(sets, "load", lambda config: other)
+    monkeypatch.setattr(sets, "load", lambda config, warn: other)
     evaluate.evaluate_checkpoint(config, workdir, "latest", console)
     assert json.loads((workdir / "evaluation_11.json").read_text()) == result
     with pytest.raises(UserError, match=r"--checkpoint='7'.*Accepted: latest, best, or one of \[5, 11\]"):
@@ -118,6 +117,57 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(finished, config, conso
     assert rows_without_speed(workdir) == rows_without_speed(finished)
 
 
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of pictures of many sizes, in three classes told apart by their colour."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 4)):
+        for channel, name in enumerate(("blue", "green", "red")):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 100, (*rng.integers(12, 30, 2), 3), dtype=np.uint8)
+                pixels[..., channel] += 120
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_a_streamed_run_resumes_as_if_it_had_not_been_interrupted(config, console, tmp_path, photos, monkeypatch):
+    """In the middle of an epoch of the data (30 images in batches of 8), and with another number of workers."""
+    config.dataset, config.data_dir, config.eval_split = "folder", str(photos), "val"
+    config.teacher, config.assistants, config.student, config.num_networks = "tiny_a", "", "tiny_b", 2
+    config.method, config.flip, config.num_epochs, config.batch_size = "independent", True, 4, 8
+    config.stream.update(image_size=8, num_workers=0)
+    train.train(config, tmp_path / "whole", console)
+    write = logs.MetricsLog.write
+
+    def interrupted(log, row):
+        if row["epoch"] == 3:
+            raise KeyboardInterrupt
+        write(log, row)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(logs.MetricsLog, "write", interrupted)
+        train.train(config, tmp_path / "run", console)
+    assert [row["step"] for row in logs.read_rows(tmp_path / "run")] == [3, 7]
+    config.stream.num_workers = 1
+    train.train(config, tmp_path / "run", console)
+    dataset = sets.load(config, print)
+    assert_identical(final_state(tmp_path / "run", dataset), final_state(tmp_path / "whole", dataset))
+    assert rows_without_speed(tmp_path / "run") == rows_without_speed(tmp_path / "whole")
+
+    evaluate.evaluate_checkpoint(config, tmp_path / "run", "latest", console)
+    result = json.loads((tmp_path / "run" / "evaluation_15.json").read_text())
+    last = logs.read_rows(tmp_path / "run")[-1]
+    assert result["examples"] == 12 and result["target_student"]["top1"] == last["eval/top1/1_tiny_b"]
+    (photos / "train" / "red" / "0.png").unlink()
+    with pytest.raises(UserError, match=r"(?s)holds another run:.*num_train: 30 there, 29 here"):
+        train.train(config, tmp_path / "run", console)
+    (photos / "train" / "green").rename(photos / "train" / "grass")
+    (photos / "val" / "green").rename(photos / "val" / "grass")
+    with pytest.raises(UserError, match=r"(?s)holds another run:.*class_names: 'green' there, 'grass' here"):
+        evaluate.evaluate_checkpoint(config, tmp_path / "run", "latest", console)
+
+
 def test_the_pivot_teacher_of_another_run_is_used(finished, config, console, tmp_path, toy):
     config.pivot_checkpoint = str(finished / "pivot")
     run = build_for(config)
@@ -147,7 +197,7 @@ def test_a_finished_run_is_left_as_it_is_and_needs_no_pivot_teacher(finished, co
 def change(**fields):
     def apply(config):
         for name, value in fields.items():
-            target = config.orc if name in config.orc else config
+            target = next((group for group in (config.orc, config.stream) if name in group), config)
             target[name] = value
 
     return apply
@@ -159,7 +209,8 @@ def change(**fields):
         ({"method": "orcc"}, "config.method='orcc' is not known. Did you mean orc"),
         ({"teacher": "resnet57"}, "config.teacher='resnet57' is not known. Did you mean resnet"),
         ({"student": "vgg"}, "config.student='vgg' is not known"),
-        ({"num_networks": 1}, "config.num_networks=1"),
+        ({"num_networks": 0}, "config.num_networks=0: must be at least 1"),
+        ({"num_networks": 1, "assistants": ""}, "config.num_networks=1 would have to be at least 3"),
         ({"num_networks": 2, "assistants": ""}, "config.num_networks=2 would have to be at least 3"),
         ({"num_temporary_teachers": 3}, "must be less than the 3 networks of the student group"),
         ({"num_networks": 6}, "config.assistants='tiny_b,tiny_a' names 2 networks, but.*leaves 4"),
@@ -170,6 +221,10 @@ def change(**fields):
         ({"lr_schedule": "stepp"}, "config.lr_schedule='stepp' is not known. Did you mean step"),
         ({"lr_boundaries": (150.0, 180.0)}, "config.lr_boundaries=.*fractions between 0 and 1"),
         ({"lr_multipliers": "tiny_b=fast"}, "config.lr_multipliers='tiny_b=fast': must be name=positive number"),
+        ({"crop_area": (0.5, 0.1)}, r"config.stream.crop_area=\(0.5, 0.1\): must be \(smallest, largest\)"),
+        ({"image_size": 0}, "config.stream.image_size=0: must be greater than 0"),
+        ({"eval_crop": 1.5}, "config.stream.eval_crop=1.5: must be in"),
+        ({"num_workers": -2}, "config.stream.num_workers=-2: must be -1 or more"),
         ({"dtype": "float16"}, "config.dtype='float16' is not known.*Accepted: float32, bfloat16"),
         ({"warmup_epochs": 1.5}, "config.warmup_epochs=1.5: must be less than 1.25, where.*config.num_epochs=2"),
         ({"warmup_epochs": 0.7}, "config.warmup_epochs=0.7: must be less than 0.625, where.*config.pretrain_epochs=1"),
@@ -190,7 +245,7 @@ def test_a_pivot_checkpoint_of_other_networks_is_refused(finished, config, conso
         train.train(config, tmp_path / "run", console)
     config.teacher = "tiny_a"
     with monkeypatch.context() as patch, pytest.raises(UserError, match="normalised with mean, std"):
-        patch.setattr(sets, "load", lambda config: toy._replace(mean=(0.5,)))
+        patch.setattr(sets, "load", lambda config, warn: toy._replace(mean=(0.5,)))
         train.train(config, tmp_path / "run", console)
     config.dataset = "digits"
     with pytest.raises(UserError, match="1 channels and 3 classes, but digits has 1 and 10"):
@@ -217,7 +272,7 @@ def test_a_workdir_of_another_run_is_refused(finished, config, console, tmp_path
 
 
 def build_for(run_config):
-    return build(run_config, sets.load(run_config), jax.local_devices(), config.members(run_config))
+    return build(run_config, sets.load(run_config, print), jax.local_devices(), config.members(run_config))
 
 
 def test_missing_and_damaged_checkpoints(finished, config, console, tmp_path):

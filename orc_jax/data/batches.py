@@ -6,7 +6,8 @@ import numpy as np
 
 
 @functools.lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """The order of the examples in an epoch: int32 `[num_examples]`."""
     return np.random.Generator(np.random.Philox([seed, epoch])).permutation(num_examples).astype(np.int32)
 
 
@@ -20,7 +21,7 @@ def batch_indices(seed: int, step: int, batch_size: int, num_examples: int) -> n
     parts = []
     while start < (step + 1) * batch_size:
         epoch, offset = divmod(start, num_examples)
-        part = _permutation(seed, epoch, num_examples)[offset : offset + (step + 1) * batch_size - start]
+        part = permutation(seed, epoch, num_examples)[offset : offset + (step + 1) * batch_size - start]
         parts.append(part)
         start += len(part)
     return np.concatenate(parts)

@@ -5,6 +5,8 @@ batch normalisation whose running variance is unbiased, and its initial distribu
 """
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +15,44 @@ from jax.typing import DTypeLike
 
 from orc_jax.conv import conv_general_dilated
 
-# Kaiming normal, fan-out: Normal(0, sqrt(2 / (k * k * out))), not truncated.
+# Kaiming normal, fan-out: Normal(0, sqrt(2 / (k * k * out))), not truncated; `out` is not divided by groups.
 he_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+he_fan_in = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
+# PyTorch's default of convolutions: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), where fan_in = k * k * in / groups.
+torch_default = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def torch_uniform(fan_in: int) -> nnx.Initializer:
-    """PyTorch's default for weights and biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    """PyTorch's default for biases and linear weights: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
 
     return init
+
+
+class Layers(NamedTuple):
+    """The layers of one network, given what all of them share.
+
+    conv: `(in_features, features, kernel_size, *, strides=1, groups=1, bias_init=None) -> nnx.Conv`
+    norm: `(features) -> BatchNorm`
+    linear: `(in_features, features, *, kernel_init, bias_init) -> nnx.Linear`
+    """
+
+    conv: Callable[..., nnx.Conv]
+    norm: Callable[[int], "BatchNorm"]
+    linear: Callable[..., nnx.Linear]
+
+
+def make_layers(
+    dtype: DTypeLike, axis_name: str | None, rngs: nnx.Rngs, kernel_init: nnx.Initializer = he_fan_out
+) -> Layers:
+    """The layers of a network whose activations are of `dtype` and whose convolutions start from `kernel_init`."""
+    return Layers(
+        conv=functools.partial(conv, kernel_init=kernel_init, dtype=dtype, rngs=rngs),
+        norm=functools.partial(BatchNorm, dtype=dtype, axis_name=axis_name),
+        linear=functools.partial(linear, rngs=rngs),
+    )
 
 
 def conv(
@@ -32,10 +61,13 @@ def conv(
     kernel_size: int,
     *,
     strides: int = 1,
+    groups: int = 1,
+    bias_init: nnx.Initializer | None = None,
+    kernel_init: nnx.Initializer,
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
-    """A square convolution without bias, padded by `kernel_size // 2` on every side."""
+    """A square convolution, padded by `kernel_size // 2` on every side; with a bias if there is an initializer."""
     pad = kernel_size // 2
     return nnx.Conv(
         in_features,
@@ -43,18 +75,34 @@ def conv(
         (kernel_size, kernel_size),
         strides,
         padding=((pad, pad), (pad, pad)),
-        use_bias=False,
+        feature_group_count=groups,
+        use_bias=bias_init is not None,
         dtype=dtype,
-        kernel_init=he_fan_out,
+        kernel_init=kernel_init,
+        bias_init=bias_init or nnx.initializers.zeros,
         conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )
 
 
-def linear(in_features: int, features: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    """The classifier: always float32, whatever the type of the activations."""
-    init = torch_uniform(in_features)
-    return nnx.Linear(in_features, features, dtype=jnp.float32, kernel_init=init, bias_init=init, rngs=rngs)
+def linear(
+    in_features: int,
+    features: int,
+    *,
+    kernel_init: nnx.Initializer | None = None,
+    bias_init: nnx.Initializer | None = None,
+    rngs: nnx.Rngs,
+) -> nnx.Linear:
+    """A linear layer, by default with PyTorch's initial weights; always float32, whatever the activations are."""
+    default = torch_uniform(in_features)
+    return nnx.Linear(
+        in_features,
+        features,
+        dtype=jnp.float32,
+        kernel_init=kernel_init or default,
+        bias_init=bias_init or default,
+        rngs=rngs,
+    )
 
 
 class BatchNorm(nnx.Module):
@@ -97,6 +145,18 @@ class BatchNorm(nnx.Module):
         self.mean[...] = 0.9 * self.mean[...] + 0.1 * jax.lax.stop_gradient(mean)
         self.var[...] = 0.9 * self.var[...] + 0.1 * jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
         return mean, var
+
+
+def apply(layers: nnx.List, x: jax.Array) -> jax.Array:
+    """`x` through `layers` in turn, lists of layers among them: what a `torch.nn.Sequential` does."""
+    for layer in layers:
+        x = apply(layer, x) if isinstance(layer, nnx.List) else layer(x)
+    return x
+
+
+def max_pool(x: jax.Array, size: int, *, strides: int, padding: int = 0) -> jax.Array:
+    """The maximum over square windows of `[batch, height, width, channels]`; padding never wins."""
+    return nnx.max_pool(x, (size, size), (strides, strides), ((padding, padding), (padding, padding)))
 
 
 global_average_pool = functools.partial(jnp.mean, axis=(1, 2), dtype=jnp.float32)

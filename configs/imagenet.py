@@ -1,0 +1,32 @@
+"""ORC on ImageNet: ResNet-34 to ResNet-18, the pair of the paper's ImageNet table, 100 epochs.
+
+python -m orc_jax.main --config configs/imagenet.py                                # TFDS imagenet2012, array_record
+python -m orc_jax.main --config configs/imagenet.py --config.dataset=folder --config.eval_split=val \
+    --config.data_dir=DIR                                                          # DIR/train/<class>/*.JPEG, DIR/val/...
+python -m orc_jax.main ... --config.pivot_checkpoint=teachers/resnet34             # from orc_jax.import_torch
+
+NOTE(paper): the assistants and the recipe of its ImageNet run are not known to us. Here: the smallest pool, with one
+more ResNet-18 as assistant, and the usual recipe of torchvision's ResNets with 100 epochs.
+"""
+
+from orc_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.dataset = "imagenet2012"
+    config.eval_split = "validation"
+    config.teacher = "resnet34"
+    config.student = "resnet18"
+    config.num_networks = 3
+    config.assistants = "copies"
+    config.batch_size = 256
+    config.num_epochs = 100
+    config.pretrain_epochs = 100
+    config.learning_rate = 0.1
+    config.lr_boundaries = (0.3, 0.6, 0.9)
+    config.lr_multipliers = ""
+    config.weight_decay = 1e-4
+    config.eval_batch_size = 256
+    config.log_every_steps = 100
+    return config

@@ -1,0 +1,102 @@
+"""How a set reaches the devices: whole and once if it is in memory, else batch by batch while the devices compute.
+
+A feed is a set that lies on every device, and an iterator of batches. Batches of a set in memory are indices into it;
+those of a streamed set are the examples themselves, and the set on the devices is None. `orc_jax.step` takes either.
+The order of the examples is a function of (seed, step) alone in both, so the position in the data is the step itself.
+"""
+
+import collections
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from orc_jax import parallel
+from orc_jax.data import stream
+from orc_jax.data.batches import batch_indices, evaluation_batches
+from orc_jax.data.sets import Dataset, Images
+
+AHEAD = 2  # batches that are on their way to the devices while a step computes
+
+
+def resident(examples: Any, devices: Sequence[jax.Device]) -> Images | None:
+    """What of a set lies on every device throughout: all of a set in memory, nothing of one that is streamed."""
+    return jax.device_put(examples, parallel.replicated(devices)) if isinstance(examples, Images) else None
+
+
+@contextlib.contextmanager
+def training(
+    dataset: Dataset, config: ConfigDict, devices: Sequence[jax.Device], first_step: int, num_steps: int
+) -> Iterator[Iterator[np.ndarray | Images]]:
+    """Opens the batches of the training steps `first_step` ... `num_steps - 1`.
+
+    Yields:
+        An iterator of batches whose leaves are `[devices, batch / devices, ...]`: int32 indices, or `Images` cropped,
+        flipped and resized.
+    """
+    if not dataset.is_streamed:
+        size = config.batch_size, dataset.num_train
+        indices = (batch_indices(config.seed, step, *size) for step in range(first_step, num_steps))
+        yield (parallel.shard(batch, len(devices)) for batch in indices)
+        return
+    source = stream.TrainExamples(
+        dataset.train,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        num_steps=num_steps,
+        first_step=first_step,
+        size=config.stream.image_size,
+        area=tuple(config.stream.crop_area),
+        flip=config.flip,
+        skip_corrupt=config.stream.skip_corrupt,
+    )
+    with stream.batches(source, config.batch_size, _num_workers(config)) as batches:
+        images = (Images(batch["image"], batch["label"]) for batch in batches)
+        yield _on_their_way(images, devices)
+
+
+@contextlib.contextmanager
+def evaluation(
+    dataset: Dataset, config: ConfigDict, devices: Sequence[jax.Device]
+) -> Iterator[Iterator[tuple[np.ndarray | Images, np.ndarray]]]:
+    """Opens the batches of one evaluation: every example once.
+
+    Yields:
+        An iterator of (indices or `Images`, weights), leaves `[devices, batch / devices, ...]`; padding has weight 0.
+    """
+    if not dataset.is_streamed:
+        batches = evaluation_batches(config.eval_batch_size, len(dataset.test.labels))
+        yield (tuple(parallel.shard(x, len(devices)) for x in batch) for batch in batches)
+        return
+    source = stream.EvalExamples(
+        dataset.test,
+        batch_size=config.eval_batch_size,
+        size=config.stream.image_size,
+        crop=config.stream.eval_crop,
+        skip_corrupt=config.stream.skip_corrupt,
+    )
+    with stream.batches(source, config.eval_batch_size, _num_workers(config)) as batches:
+        images = ((Images(batch["image"], batch["label"]), batch["weight"]) for batch in batches)
+        yield _on_their_way(images, devices)
+
+
+def _on_their_way(batches: Iterator[Any], devices: Sequence[jax.Device]) -> Iterator[Any]:
+    """Places batches on the devices ahead of their use: transfers are asynchronous, so they overlap with the steps."""
+    sharding = parallel.sharded(devices)
+    waiting = collections.deque()
+    for batch in batches:
+        shards = jax.tree.map(lambda x: parallel.shard(x, len(devices)), batch)
+        waiting.append(jax.device_put(shards, sharding))
+        if len(waiting) > AHEAD:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _num_workers(config: ConfigDict) -> int:
+    if config.stream.num_workers >= 0:
+        return config.stream.num_workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

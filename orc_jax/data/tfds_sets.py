@@ -1,0 +1,147 @@
+"""Sets of TFDS: in memory if their images are of one size, else streamed."""
+
+import difflib
+import os
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from orc_jax.data.sets import Images, Records
+from orc_jax.errors import UserError
+
+
+class EncodedImages(NamedTuple):
+    """A split in `array_record`, which is read without TensorFlow. `read` and `name` make it a `Records`."""
+
+    source: Any  # of TFDS; leaves the images encoded
+    image_key: str
+    label_key: str
+    title: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, i: int) -> tuple[bytes, int]:
+        """The encoded image and the label of example `i`."""
+        example = self.source[int(i)]
+        return example[self.image_key], int(example[self.label_key])
+
+    def name(self, i: int) -> str:
+        """What to call example `i` in a message."""
+        return f"example {i} of {self.title}"
+
+
+def load(config: ConfigDict) -> tuple[Sequence[str], Images | Records, Images | Records]:
+    """Names of the classes, training split and evaluation split of the set `config.dataset`, prepared if need be.
+
+    Raises:
+        UserError: if there is no such set or split, it is not one of images with one label each, or it is neither
+            prepared nor can be downloaded.
+    """
+    import tensorflow_datasets as tfds
+
+    if config.data_dir and os.path.exists(config.data_dir) and not os.path.isdir(config.data_dir):
+        raise UserError(f"config.data_dir={config.data_dir!r} is not a directory")
+    where = {"data_dir": config.data_dir} if config.data_dir else {}
+    try:
+        builder = tfds.builder(config.dataset, **where)
+    except tfds.core.DatasetNotFoundError:
+        near = difflib.get_close_matches(config.dataset, ["digits", "folder", *tfds.list_builders()], n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(
+            f"config.dataset={config.dataset!r} is not known.{hint} Accepted: digits, folder, or any image "
+            "classification set of TFDS, such as cifar10, cifar100, mnist, fashion_mnist, svhn_cropped."
+        ) from None
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"config.dataset={config.dataset!r} cannot be opened: {error}") from error
+    features = dict(builder.info.features.items())
+    keys = builder.info.supervised_keys or ("image", "label")
+    if len(keys) != 2 or not (
+        isinstance(features.get(keys[0]), tfds.features.Image)
+        and isinstance(features.get(keys[1]), tfds.features.ClassLabel)
+    ):
+        raise UserError(f"config.dataset={config.dataset!r} is not an image classification set: has {list(features)}")
+    image_key, label_key = keys
+    if features[image_key].np_dtype != np.uint8:
+        raise UserError(f"config.dataset={config.dataset!r} has images of {features[image_key].np_dtype}, not of bytes")
+    read = _open if None in features[image_key].shape else _read
+    builder = _prepare(builder, config)
+    splits = []
+    for field in ("train_split", "eval_split"):
+        try:
+            splits.append(read(builder, config[field], image_key, label_key))
+        except ImportError as error:
+            raise UserError(
+                f"config.dataset={config.dataset!r} is prepared as {builder.info.file_format.value}, and a package "
+                f"that reading it needs is missing (requirements.txt has all): {error}"
+            ) from error
+        except (ValueError, KeyError) as error:
+            have = ", ".join(f"{name} ({info.num_examples})" for name, info in builder.info.splits.items())
+            raise UserError(f"config.{field}={config[field]!r}: {error} {config.dataset} has {have}.") from error
+    return features[label_key].names, *splits
+
+
+def _prepare(builder, config: ConfigDict):
+    """Downloads and prepares the set unless it already lies in the data directory."""
+    import tensorflow_datasets as tfds
+
+    if builder.info.splits:
+        return builder
+    # array_record can be read without TensorFlow; preparing a set needs it.
+    builder = tfds.builder(config.dataset, data_dir=config.data_dir or None, file_format="array_record")
+    try:
+        _check_network(builder)
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS raises whatever its downloader, TensorFlow or the disk does
+        raise UserError(
+            f"config.dataset={config.dataset!r} is not prepared in {builder.data_path.parent.parent}, and preparing it "
+            f"failed: {type(error).__name__}: {error}\nPoint config.data_dir (or TFDS_DATA_DIR) at a directory that "
+            f"holds {config.dataset}/{builder.version}, or run once where there is a network."
+        ) from error
+    return builder
+
+
+def _check_network(builder) -> None:
+    """Raises OSError if the set's servers cannot be found; TFDS itself would try for minutes."""
+    if urllib.request.getproxies():
+        return  # a proxy looks names up, not this machine
+    for host in {urllib.parse.urlsplit(url).hostname for url in builder.url_infos} - {None}:
+        try:
+            socket.getaddrinfo(host, 443)
+        except OSError as error:
+            raise OSError(f"no network, {host} cannot be found ({error})") from error
+
+
+def _open(builder, split: str, image_key: str, label_key: str) -> Records:
+    """One split to be streamed."""
+    import tensorflow_datasets as tfds
+
+    if builder.info.file_format is not tfds.core.file_adapters.FileFormat.ARRAY_RECORD:
+        raise UserError(
+            f"config.dataset={builder.name!r} is prepared as {builder.info.file_format.value} in {builder.data_path}, "
+            "which cannot be read in any order; streaming needs it prepared as array_record"
+        )
+    source = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
+    return EncodedImages(source, image_key, label_key, f"{builder.info.full_name} {split}")
+
+
+def _read(builder, split: str, image_key: str, label_key: str) -> Images:
+    """One split into memory; sets in random-access formats are read without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    if builder.info.file_format is tfds.core.file_adapters.FileFormat.ARRAY_RECORD:
+        source = builder.as_data_source(split=split)
+        examples = (source[i] for i in range(len(source)))
+    else:
+        examples = tfds.as_numpy(builder.as_dataset(split=split))
+    images, labels = [], []
+    for example in examples:
+        images.append(example[image_key])
+        labels.append(example[label_key])
+    shape = builder.info.features[image_key].shape
+    return Images(np.array(images, np.uint8).reshape(-1, *shape), np.array(labels, np.int32))

@@ -1,0 +1,139 @@
+"""MobileNetV2 (Sandler et al., CVPR 2018): RepDistiller's half-width network for small images, and torchvision's.
+
+Attribute names are those of the PyTorch state dicts: `conv1.0 blocks.0.0.conv.0 ... classifier.0` of the first,
+`features.0.0 features.1.conv.0.0 ... classifier.1` of the second.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from orc_jax.models.layers import Layers, apply, global_average_pool, make_layers
+
+# (expansion, channels at width 1, blocks, stride of the first block); the last two for small images and for ImageNet.
+SETTINGS = (
+    (1, 16, 1, 1, 1),
+    (6, 24, 2, 1, 2),
+    (6, 32, 3, 2, 2),
+    (6, 64, 4, 2, 2),
+    (6, 96, 3, 1, 1),
+    (6, 160, 3, 2, 2),
+    (6, 320, 1, 1, 1),
+)
+NORMAL, ZEROS = nnx.initializers.normal(0.01), nnx.initializers.zeros
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    return jnp.clip(x, 0.0, 6.0)
+
+
+def unit(layers: Layers, in_features, features, kernel_size, activation, *, strides=1, groups=1) -> list:
+    """Convolution, normalisation, activation."""
+    convolution = layers.conv(in_features, features, kernel_size, strides=strides, groups=groups)
+    return [convolution, layers.norm(features), activation]
+
+
+class InvertedResidual(nnx.Module):
+    """The 1x1 expansion, the 3x3 depthwise convolution, and the 1x1 projection without activation, as a sequence."""
+
+    def __init__(self, conv: list, *, has_skip: bool):
+        self.conv = nnx.List(conv)
+        self.has_skip = has_skip
+
+    def __call__(self, x):
+        y = apply(self.conv, x)
+        return x + y if self.has_skip else y
+
+
+class MobileNetV2Half(nnx.Module):
+    """RepDistiller's MobileNetV2 "mobile_half" for 32x32 images: half the width, ReLU, an expansion also by 1.
+
+    Args:
+        num_classes: number of classes.
+        image_shape, dtype, axis_name, rngs: as in `orc_jax.models.resnet.ResNet`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        image_shape: tuple[int, int, int] = (32, 32, 3),
+        dtype: DTypeLike = jnp.float32,
+        axis_name: str | None = None,
+        rngs: nnx.Rngs,
+    ):
+        layers = make_layers(dtype, axis_name, rngs)
+
+        def block(in_features, features, expansion, strides):
+            inner = in_features * expansion
+            sequence = [
+                *unit(layers, in_features, inner, 1, nnx.relu),
+                *unit(layers, inner, inner, 3, nnx.relu, strides=strides, groups=inner),
+                *unit(layers, inner, features, 1, nnx.relu)[:2],
+            ]
+            return InvertedResidual(sequence, has_skip=strides == 1 and in_features == features)
+
+        self.conv1 = nnx.List(unit(layers, image_shape[-1], 16, 3, nnx.relu, strides=2))
+        self.blocks = nnx.List()
+        in_features = 16
+        for expansion, width, count, stride, _ in SETTINGS:
+            features, stage = width // 2, nnx.List()
+            for i in range(count):
+                stage.append(block(in_features, features, expansion, 1 if i else stride))
+                in_features = features
+            self.blocks.append(stage)
+        self.conv2 = nnx.List(unit(layers, in_features, 1280, 1, nnx.relu))
+        self.classifier = nnx.List([layers.linear(1280, num_classes, kernel_init=NORMAL, bias_init=ZEROS)])
+
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
+        x = apply(self.conv2, apply(self.blocks, apply(self.conv1, images)))
+        features = global_average_pool(x)
+        return apply(self.classifier, features), features
+
+
+class MobileNetV2(nnx.Module):
+    """torchvision's MobileNetV2 for ImageNet, width 1, without its dropout before the classifier.
+
+    NOTE: torchvision trains it with a dropout of 0.2. In a pool the members' logits are targets for each other, and
+    dropout would make them noisy; it has no parameters, so checkpoints are not concerned.
+
+    Args:
+        num_classes: number of classes.
+        image_shape, dtype, axis_name, rngs: as in `orc_jax.models.resnet.ResNet`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        image_shape: tuple[int, int, int] = (224, 224, 3),
+        dtype: DTypeLike = jnp.float32,
+        axis_name: str | None = None,
+        rngs: nnx.Rngs,
+    ):
+        layers = make_layers(dtype, axis_name, rngs)
+
+        def block(in_features, features, expansion, strides):
+            inner = in_features * expansion
+            expand = [nnx.List(unit(layers, in_features, inner, 1, relu6))] if expansion > 1 else []
+            depthwise = nnx.List(unit(layers, inner, inner, 3, relu6, strides=strides, groups=inner))
+            project = unit(layers, inner, features, 1, relu6)[:2]
+            return InvertedResidual([*expand, depthwise, *project], has_skip=strides == 1 and in_features == features)
+
+        self.features = nnx.List([nnx.List(unit(layers, image_shape[-1], 32, 3, relu6, strides=2))])
+        in_features = 32
+        for expansion, features, count, _, stride in SETTINGS:
+            for i in range(count):
+                self.features.append(block(in_features, features, expansion, 1 if i else stride))
+                in_features = features
+        self.features.append(nnx.List(unit(layers, in_features, 1280, 1, relu6)))
+        self.classifier = nnx.List(
+            [lambda x: x, layers.linear(1280, num_classes, kernel_init=NORMAL, bias_init=ZEROS)]  # 0 is the dropout
+        )
+
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
+        features = global_average_pool(apply(self.features, images))
+        return apply(self.classifier, features), features

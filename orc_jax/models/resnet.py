@@ -1,0 +1,108 @@
+"""Residual networks with post-activation (He et al., CVPR 2016), for small images and for ImageNet.
+
+One class covers the families of the field's tables: RepDistiller's ResNets of depth 6n+2 and their "x4" variants, its
+ResNet18/34/50 for small images, the two bottleneck networks of online distillation (ONE, OKDDip, PCL), and
+torchvision's ResNets for ImageNet. All have projection shortcuts (option B), and stride 2 in the 3x3 convolution of a
+stage's first block.
+
+Attribute names are those of the PyTorch state dicts: `conv1 bn1 layer1.0.conv1 ... layer2.0.downsample.0 ... fc`.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from orc_jax.models.layers import Layers, apply, global_average_pool, make_layers, max_pool
+
+
+class Block(nnx.Module):
+    """A residual block: two 3x3 convolutions ("basic"), or with `inner` features a bottleneck 1x1, 3x3, 1x1.
+
+    `shortcut` is the name of the attribute that holds the projection.
+    """
+
+    def __init__(self, layers: Layers, in_features, features, *, inner, strides, shortcut):
+        if inner is None:
+            shapes = [(in_features, features, 3, strides), (features, features, 3, 1)]
+        else:
+            shapes = [(in_features, inner, 1, 1), (inner, inner, 3, strides), (inner, features, 1, 1)]
+        for i, (fan_in, fan_out, kernel_size, stride) in enumerate(shapes, start=1):
+            setattr(self, f"conv{i}", layers.conv(fan_in, fan_out, kernel_size, strides=stride))
+            setattr(self, f"bn{i}", layers.norm(fan_out))
+        projection = []  # none: the identity
+        if strides != 1 or in_features != features:
+            projection = [layers.conv(in_features, features, 1, strides=strides), layers.norm(features)]
+        setattr(self, shortcut, nnx.List(projection))
+        self.shortcut_name = shortcut
+        self.is_bottleneck = inner is not None
+
+    def __call__(self, x):
+        y = self.bn2(self.conv2(nnx.relu(self.bn1(self.conv1(x)))))
+        if self.is_bottleneck:
+            y = self.bn3(self.conv3(nnx.relu(y)))
+        return nnx.relu(apply(getattr(self, self.shortcut_name), x) + y)
+
+
+class ResNet(nnx.Module):
+    """A residual network of three or four stages, all but the first of which halve the resolution.
+
+    Args:
+        num_classes: number of classes.
+        blocks: residual blocks of each stage.
+        widths: channels of the stem and of each stage.
+        inner: channels inside the bottlenecks of each stage; () for basic blocks.
+        stem: "small", a 3x3 convolution, or "large", a 7x7 convolution and a max-pool that each halve the resolution.
+        shortcut, head: names of the attributes that hold the projections and the classifier.
+        image_shape: (height, width, channels) of the images.
+        dtype: type of the activations; parameters, statistics and logits are float32.
+        axis_name: mapped axis over which batch normalisation takes its statistics, if any.
+        rngs: `nnx.Rngs` with a `params` stream.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        blocks: tuple[int, ...],
+        widths: tuple[int, ...],
+        inner: tuple[int, ...] = (),
+        stem: str = "small",
+        shortcut: str = "downsample",
+        head: str = "fc",
+        image_shape: tuple[int, int, int] = (32, 32, 3),
+        dtype: DTypeLike = jnp.float32,
+        axis_name: str | None = None,
+        rngs: nnx.Rngs,
+    ):
+        layers = make_layers(dtype, axis_name, rngs)
+        kernel_size, strides = {"small": (3, 1), "large": (7, 2)}[stem]
+        self.conv1 = layers.conv(image_shape[-1], widths[0], kernel_size, strides=strides)
+        self.bn1 = layers.norm(widths[0])
+        for i, count in enumerate(blocks):
+            stage = nnx.List()
+            for j in range(count):
+                stage.append(
+                    Block(
+                        layers,
+                        widths[i + 1] if j else widths[i],
+                        widths[i + 1],
+                        inner=inner[i] if inner else None,
+                        strides=2 if i and not j else 1,
+                        shortcut=shortcut,
+                    )
+                )
+            setattr(self, f"layer{i + 1}", stage)
+        setattr(self, head, layers.linear(widths[-1], num_classes))
+        self.stages = tuple(f"layer{i + 1}" for i in range(len(blocks)))
+        self.head, self.stem = head, stem
+
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
+        x = nnx.relu(self.bn1(self.conv1(images)))
+        if self.stem == "large":
+            x = max_pool(x, 3, strides=2, padding=1)
+        for stage in self.stages:
+            x = apply(getattr(self, stage), x)
+        features = global_average_pool(x)
+        return getattr(self, self.head)(features), features

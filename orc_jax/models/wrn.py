@@ -1,0 +1,74 @@
+"""Wide ResNets (Zagoruyko and Komodakis, BMVC 2016), as RepDistiller defines them: pre-activation, no dropout.
+
+Attribute names are those of the PyTorch state dicts: `conv1 block1.layer.0.bn1 ... block2.layer.0.convShortcut ...
+bn1 fc`.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from orc_jax.models.layers import Layers, apply, global_average_pool, make_layers
+
+
+class Block(nnx.Module):
+    """Pre-activation block; where the width changes, the activated input also feeds the projection."""
+
+    def __init__(self, layers: Layers, in_features, features, *, strides):
+        self.bn1 = layers.norm(in_features)
+        self.conv1 = layers.conv(in_features, features, 3, strides=strides)
+        self.bn2 = layers.norm(features)
+        self.conv2 = layers.conv(features, features, 3)
+        projects = in_features != features
+        self.convShortcut = layers.conv(in_features, features, 1, strides=strides) if projects else None
+
+    def __call__(self, x):
+        activated = nnx.relu(self.bn1(x))
+        y = self.conv2(nnx.relu(self.bn2(self.conv1(activated))))
+        return y + (x if self.convShortcut is None else self.convShortcut(activated))
+
+
+class Stage(nnx.Module):
+    def __init__(self, layers: Layers, in_features, features, *, blocks, strides):
+        first = Block(layers, in_features, features, strides=strides)
+        self.layer = nnx.List([first, *(Block(layers, features, features, strides=1) for _ in range(blocks - 1))])
+
+    def __call__(self, x):
+        return apply(self.layer, x)
+
+
+class WideResNet(nnx.Module):
+    """Wide ResNet of depth `6 * blocks + 4`.
+
+    Args:
+        num_classes: number of classes.
+        blocks: blocks in each of the three stages.
+        widen: factor on the stages' 16, 32 and 64 channels; the stem has 16.
+        image_shape, dtype, axis_name, rngs: as in `orc_jax.models.resnet.ResNet`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        blocks: int,
+        widen: int,
+        image_shape: tuple[int, int, int] = (32, 32, 3),
+        dtype: DTypeLike = jnp.float32,
+        axis_name: str | None = None,
+        rngs: nnx.Rngs,
+    ):
+        layers = make_layers(dtype, axis_name, rngs)
+        self.conv1 = layers.conv(image_shape[-1], 16, 3)
+        self.block1 = Stage(layers, 16, 16 * widen, blocks=blocks, strides=1)
+        self.block2 = Stage(layers, 16 * widen, 32 * widen, blocks=blocks, strides=2)
+        self.block3 = Stage(layers, 32 * widen, 64 * widen, blocks=blocks, strides=2)
+        self.bn1 = layers.norm(64 * widen)
+        self.fc = layers.linear(64 * widen, num_classes, bias_init=nnx.initializers.zeros)
+
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
+        x = self.block3(self.block2(self.block1(self.conv1(images))))
+        features = global_average_pool(nnx.relu(self.bn1(x)))
+        return self.fc(features), features

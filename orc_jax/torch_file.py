@@ -1,0 +1,192 @@
+"""Reads the arrays of PyTorch checkpoints (`.pth`, old and new format, and safetensors) without PyTorch.
+
+A checkpoint is a pickle, and unpickling a file from a stranger can run the stranger's code. The reader here builds
+nothing but tensors and plain containers: every other thing that the pickle names becomes an inert placeholder.
+"""
+
+import collections
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from orc_jax.errors import UserError
+
+OLD_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle in a file of PyTorch before 1.6
+DTYPES = {
+    "FloatStorage": np.float32,
+    "DoubleStorage": np.float64,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of the state dict in a checkpoint, by their PyTorch names.
+
+    The state dict may lie under a key of the checkpoint, such as RepDistiller's "model" or "state_dict"; a prefix that
+    all names share because the network was wrapped ("module.") is removed.
+
+    Raises:
+        UserError: if the file cannot be read, or holds no arrays.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.flax import load_file
+
+            return {name: np.asarray(value) for name, value in load_file(path).items()}
+        checkpoint = _read_pickled(path)
+    except Exception as error:  # a damaged file makes the readers raise whatever they stumble over
+        raise UserError(
+            f"{path} cannot be read as a PyTorch checkpoint or safetensors: {type(error).__name__}: {error}"
+        ) from error
+    arrays = _state_dict(checkpoint)
+    if not arrays:
+        what = f"has {', '.join(map(str, checkpoint))}" if isinstance(checkpoint, dict) else f"is a {type(checkpoint)}"
+        raise UserError(f"{path} holds no state dict: it {what}")
+    while all(name.startswith("module.") for name in arrays):
+        arrays = {name.removeprefix("module."): value for name, value in arrays.items()}
+    return arrays
+
+
+def _state_dict(checkpoint: Any) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint, or of the one of its dicts that holds most of them."""
+    if not isinstance(checkpoint, dict):
+        return {}
+    own = {str(name): value for name, value in checkpoint.items() if isinstance(value, np.ndarray)}
+    nested = [_state_dict(value) for name, value in checkpoint.items() if name != "optimizer"]
+    return max([own, *nested], key=len)
+
+
+class _Storage:
+    """A storage: its type is known when it is named, its bytes when they are read."""
+
+    def __init__(self, dtype: Any, count: int):
+        self.dtype, self.count, self.values = np.dtype(dtype), count, None
+
+    def fill(self, data: bytes) -> None:
+        if len(data) != self.count * self.dtype.itemsize:
+            raise ValueError(f"a storage of {self.count} {self.dtype} has {len(data)} bytes")
+        self.values = np.frombuffer(data, self.dtype)
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def array(self) -> np.ndarray:
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        if 0 in self.shape:
+            return np.zeros(self.shape, self.storage.dtype)
+        if min((self.offset, *self.shape, *self.strides), default=0) < 0 or last >= self.storage.count:
+            raise ValueError(f"a tensor of shape {self.shape} does not fit its storage of {self.storage.count}")
+        size = self.storage.dtype.itemsize
+        strides = tuple(s * size for s in self.strides)
+        return np.lib.stride_tricks.as_strided(self.storage.values[self.offset :], self.shape, strides).copy()
+
+
+class _Inert(dict):
+    """Stands for an object that is no tensor: it can be built and given a state, and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.update(state)
+
+
+def _rebuild_tensor(storage, offset, shape, strides, *rest) -> _Tensor:
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _rebuild_parameter(tensor, *rest) -> _Tensor:
+    return tensor
+
+
+BUILDERS = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+}
+
+
+def _unpickler(file: BinaryIO, storage: Callable[[str, Any, int], _Storage]) -> pickle.Unpickler:
+    """An unpickler that asks `storage(key, dtype, count)` for the storages."""
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) in BUILDERS:
+                return BUILDERS[module, name]
+            return DTYPES[name] if module == "torch" and name in DTYPES else _Inert
+
+        def persistent_load(self, pid: Any) -> _Storage:
+            kind, dtype, key, _, count = pid[:5]
+            if kind != "storage" or dtype not in DTYPES.values() or (len(pid) > 5 and pid[5] is not None):
+                raise ValueError(f"a storage of an unknown kind: {pid}")
+            return storage(key, dtype, count)
+
+    return Unpickler(file)
+
+
+def _read_pickled(path: Path) -> Any:
+    if not zipfile.is_zipfile(path):
+        return _materialized(_read_old(path))
+    with zipfile.ZipFile(path) as archive:
+        (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        root = index.removesuffix("data.pkl")
+        storages = {}
+
+        def storage(key, dtype, count):
+            if key not in storages:
+                storages[key] = _Storage(dtype, count)
+                storages[key].fill(archive.read(f"{root}data/{key}"))
+            return storages[key]
+
+        with archive.open(index) as file:
+            return _materialized(_unpickler(file, storage).load())
+
+
+def _read_old(path: Path) -> Any:
+    """The format before PyTorch 1.6: the pickle first, then the bytes of the storages in the order of a list."""
+    storages = {}
+
+    def storage(key, dtype, count):
+        return storages.setdefault(key, _Storage(dtype, count))
+
+    with path.open("rb") as file:
+        plain = [_unpickler(file, storage) for _ in range(3)]
+        magic, _, _ = (unpickler.load() for unpickler in plain)
+        if magic != OLD_MAGIC:
+            raise ValueError("neither a zip archive nor of the old format")
+        result = _unpickler(file, storage).load()
+        for key in _unpickler(file, storage).load():
+            count = int.from_bytes(file.read(8), "little")
+            if count != storages[key].count:
+                raise ValueError(f"storage {key} has {count} values instead of {storages[key].count}")
+            storages[key].fill(file.read(count * storages[key].dtype.itemsize))
+    return result
+
+
+def _materialized(value: Any) -> Any:
+    """`value` with arrays in place of its tensors."""
+    if isinstance(value, _Tensor):
+        return value.array()
+    if isinstance(value, dict):
+        return {key: _materialized(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_materialized(item) for item in value]
+    return value
