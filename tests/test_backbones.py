@@ -21,7 +21,7 @@ from orc_jax.models import LARGE, PLANES, RESNETS, RESNETS_X4, WRNS, mobilenetv2
 from orc_jax.step import init_state, make_train_step
 from tests.conftest import QUICK_COMPILE
 from tests.helpers import build_run
-from tests.test_models import COUNTS, IMAGENET, PUBLISHED
+from tests.test_models import COUNTS
 
 torch = pytest.importorskip("torch")
 torch_models = pytest.importorskip("tests.torch_models")
@@ -84,8 +84,21 @@ def run_once(function, *args, compiled):
     return jax.jit(function).lower(*args).compile(QUICK_COMPILE)(*args) if compiled else function(*args)
 
 
-# What differs from a published network in its number of blocks alone takes its turn with `-m slow`.
-CASES = [pytest.param(name, marks=[] if name in PUBLISHED | IMAGENET else pytest.mark.slow) for name in COUNTS]
+# One network of each structure; those that differ in numbers of blocks and channels alone run with `-m slow`.
+QUICK = {
+    "resnet8",
+    "resnet110",
+    "resnet8x4",
+    "wrn_16_1",
+    "wrn_40_2",
+    "wrn_20_8",
+    "ResNet18",
+    "ResNet50",
+    "densenet_40_12",
+}
+QUICK |= {"vgg8", "vgg13", "MobileNetV2", "ShuffleV1", "ShuffleV2", "plane2", "plane6", "plane8", "plane10"}
+QUICK |= {"resnet10", "resnet18", "imagenet_resnet50", "mobilenet_v2"}
+CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in COUNTS]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,10 +1,12 @@
 """Decoding images, and folders of them: crops, order, and everything that can be wrong with a file or a folder."""
 
+import importlib
 import io
 import os
 import pickle
 import re
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -165,6 +167,15 @@ def test_far_too_many_pixels(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20000)
     with pytest.raises(ValueError, match=r"30000 pixels\) exceeds limit"):
         decode.open_image(JPEG)
+
+
+def test_odd_metadata_goes_unmentioned():
+    data = encode(picture(9, 9), exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.resetwarnings()  # pytest has its own filters
+        assert decode.open_image(data).size == (9, 9) and "Corrupt EXIF" in str(seen.pop().message)
+        importlib.reload(decode)
+        assert decode.open_image(data).size == (9, 9) and not seen
 
 
 def make_tree(root, files):

@@ -69,7 +69,7 @@ class Sequential:
         self.k, self.beta, self.temperature, self.order, self.teaching = k, beta, temperature, order, teaching
         self.pivot_lr = pivot_lr
         names = members(run.config)
-        shape = (run.dataset.num_classes, 1, "float32", None)
+        shape = (run.dataset.num_classes, run.dataset.image_shape, "float32", None)
         self.nets = [make_network(name, *shape) for name in names]
         stacks = [take_member(run.setup.pool, state.stacks, i) for i in range(len(names))]
         self.params = [s.params for s in stacks]

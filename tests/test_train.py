@@ -259,12 +259,13 @@ def test_a_workdir_of_another_run_is_refused(finished, config, console, tmp_path
     config.learning_rate, config.orc.beta = 0.2, 0.9
     config.log_every_steps = 7  # harmless
     with pytest.raises(
-        UserError, match=r"(?s)config.learning_rate: 0.05 there, 0.2 here.*config.orc.*another --workdir"
+        UserError,
+        match=r"(?s)config.learning_rate: 0.05 there, 0.2 here.*orc.beta: 0.5 there, 0.9 here.*another --workdir",
     ):
         train.train(config, workdir, console)
     # For an evaluation the learning rate does not matter; the pool does.
     config.train_split = "elsewhere"
-    evaluate.check_same(build_for(config), checkpoint.read_description(workdir), workdir, evaluate=True)
+    evaluate.check_evaluable(build_for(config), checkpoint.read_description(workdir), workdir)
     config.num_networks, config.assistants = 3, "tiny_a"
     with pytest.raises(UserError, match=r"(?s)config.num_networks: 4 there, 3 here.*pool: tiny_a, tiny_b, tiny_a"):
         evaluate.evaluate_checkpoint(config, workdir, "latest", console)

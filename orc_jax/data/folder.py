@@ -169,10 +169,13 @@ def find_defects(records: Records) -> dict[int, str]:
     parts = [Records(records.root, records.paths[i : i + CHUNK], records.labels[i : i + CHUNK]) for i in starts]
     processes = min(len(parts), 2 * (os.cpu_count() or 1))  # half of them wait for the disk
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, spawn, initializer=end_with_parent) as pool:
+    pool = ProcessPoolExecutor(processes, spawn, initializer=end_with_parent)
+    try:
         with interrupts_blocked():
             found = pool.map(_defects_of, parts, starts)
         return dict(itertools.chain.from_iterable(found))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _defects_of(records: Records, start: int) -> list[tuple[int, str]]:
