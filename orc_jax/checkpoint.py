@@ -54,11 +54,16 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any, sharding: Shar
 
 
 def restore_networks(
-    manager: ocp.CheckpointManager, step: int, description: dict, sharding: Sharding
+    manager: ocp.CheckpointManager,
+    step: int,
+    description: dict,
+    sharding: Sharding,
+    heads: dict[str, Params] | None = None,
 ) -> tuple[Pool, dict[str, Params], dict[str, Params]]:
     """The pool of the run that `description` describes, and its stacks' parameters and statistics at `step`.
 
-    Nothing else of the state is read, so neither the method nor the optimizer of that run matters.
+    Nothing else of the state is read, so neither the method nor the optimizer of that run matters. If parameters of
+    `heads` (arrays or their shapes) are asked for, they are among the parameters returned.
 
     Raises:
         UserError: if the checkpoint cannot be read or holds other networks.
@@ -72,11 +77,13 @@ def restore_networks(
     )
     params, batch_stats = jax.eval_shape(lambda: init(pool, 0))
     target = {"stacks": {name: {"params": params[name], "batch_stats": batch_stats[name]} for name in params}}
+    target["stacks"] |= {name: {"params": value} for name, value in (heads or {}).items()}
     target = _on(sharding, target)
     restore_args = ocp.checkpoint_utils.construct_restore_args(target)
     args = ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
     stacks = _restore(manager, step, args)["stacks"]
-    params, batch_stats = ({name: stack[kind] for name, stack in stacks.items()} for kind in ("params", "batch_stats"))
+    params = {name: stack["params"] for name, stack in stacks.items()}
+    batch_stats = {name: stacks[name]["batch_stats"] for name in batch_stats}
     return pool, params, batch_stats
 
 

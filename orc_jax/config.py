@@ -4,6 +4,7 @@
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -31,6 +32,7 @@ def default() -> ConfigDict:
     config.data_dir = ""  # "" is TFDS_DATA_DIR, or TFDS's own default; of "folder", that with train/<class>/<image>
     config.train_split = "train"  # TFDS syntax: "train[:45000]"; of "folder", the name of a folder
     config.eval_split = "test"
+    config.examples_per_class = 0  # of sets in memory: train on the first so many of each class; 0 is all
     config.mean = ()  # per channel, of images in [0, 1]; () is the set's published one, or computed
     config.std = ()
     config.crop_padding = 4  # of sets in memory: zero padding before the random crop, in pixels; 0 is no crop
@@ -82,6 +84,20 @@ def default() -> ConfigDict:
         temporary_teacher_logits="after",
         pivot_batch_norm="running",
         pivot_lr_multiplier=0.1,
+    )
+    config.dgkd = dict(temperature=5.0, lam=1.0, drop=1, kl_reduction="sum")
+    config.takd = dict(temperature=5.0, lam=1.0)
+    config.switokd = dict(num_teachers=1, temperature=1.0, teacher_must_lead=True, paused_statistics="moved")
+    config.pcl = dict(temperature=3.0, rampup_fraction=0.2667, ema_decay=0.999, own_augmentation=True)
+    config.kd = dict(temperature=4.0, alpha=0.9)
+    config.dml = dict(temperature=1.0)
+    config.kdcl = dict(temperature=2.0, lam=1.0, target="minlogit", own_augmentation=True)
+    config.okddip = dict(
+        temperature=3.0,
+        weight=1.0,
+        rampup_fraction=0.2667,
+        projection_divisor=8,
+        peers_follow_targets=True,
     )
     config.independent = dict()
     return config
@@ -149,7 +165,15 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
 }
 POSITIVE = ("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "eval_every_epochs", "log_every_steps")
-NOT_NEGATIVE = ("pretrain_epochs", "warmup_epochs", "weight_decay", "momentum", "crop_padding", "seed")
+NOT_NEGATIVE = (
+    "pretrain_epochs",
+    "warmup_epochs",
+    "weight_decay",
+    "momentum",
+    "crop_padding",
+    "seed",
+    "examples_per_class",
+)
 
 
 def validate(config: ConfigDict, num_devices: int) -> None:
@@ -175,18 +199,22 @@ def validate(config: ConfigDict, num_devices: int) -> None:
             )
     _validate_stream(config.stream)
     lr_multipliers(config)
-    method = build_method(config)
-    method.check(members(config))
+    method = build_method(config, members(config))
     first_drop = min(fractions, default=1.0) if config.lr_schedule == "step" else 1.0
-    pretrains = method.pretrained and config.pretrain_epochs and not config.pivot_checkpoint
+    pretrains = method.stages and config.pretrain_epochs and not config.pivot_checkpoint
     for field in ("num_epochs", *(["pretrain_epochs"] if pretrains else [])):
         limit = config[field] * first_drop
         accepted = f"less than {limit:g}, where the learning rate of config.{field}={config[field]} first drops or ends"
         require("config.warmup_epochs", config.warmup_epochs, config.warmup_epochs < limit, accepted)
+    if config.pivot_checkpoint and not method.stages:
+        raise UserError(
+            f"config.pivot_checkpoint={config.pivot_checkpoint!r}: config.method={config.method!r} trains all members "
+            "from scratch; accepted is an empty one"
+        )
     if method.frozen and not config.pretrain_epochs and not config.pivot_checkpoint:
         raise UserError(
-            f"config.pretrain_epochs=0: members {method.frozen} never learn with these options of {config.method}, so "
-            "they need pretrain_epochs greater than 0 or a config.pivot_checkpoint"
+            f"config.pretrain_epochs=0: members {method.frozen} never learn from what {config.method} does, so they "
+            "need pretrain_epochs greater than 0 or a config.pivot_checkpoint"
         )
 
 
@@ -199,11 +227,11 @@ def _validate_stream(stream: ConfigDict) -> None:
     require("config.stream.crop_area", area, fine, "(smallest, largest) with 0 < smallest <= largest <= 1")
 
 
-def build_method(config: ConfigDict) -> Method:
-    """The method of a config, made by its factory from the options of the same name.
+def build_method(config: ConfigDict, architectures: Sequence[str]) -> Method:
+    """The method of a config for a pool, made by its factory from the options of the same name.
 
     Raises:
-        UserError: for an unknown method or an option out of its range.
+        UserError: for an unknown method, an option out of its range, or a pool that the method cannot train.
     """
     require_choice("config.method", config.method, METHODS)
     factory = METHODS[config.method]
@@ -211,4 +239,4 @@ def build_method(config: ConfigDict) -> Method:
     # k belongs to the description of the pool, and to the methods that promote.
     if "num_temporary_teachers" in inspect.signature(factory).parameters:
         options["num_temporary_teachers"] = config.num_temporary_teachers
-    return factory(**options)
+    return factory(architectures, **options)

@@ -13,7 +13,8 @@ from orc_jax import checkpoint, logs, parallel
 from orc_jax.config import members, validate
 from orc_jax.data import feed, sets
 from orc_jax.errors import UserError
-from orc_jax.run import Run, build, check_evaluable
+from orc_jax.pool import Params
+from orc_jax.run import Run, abstract_state, build, check_evaluable
 from orc_jax.step import Stacks, StackState, make_evaluation_step
 
 
@@ -21,11 +22,13 @@ def evaluator(run: Run) -> Callable[[Stacks], dict]:
     """A function that evaluates the stacks of `run` on its test set, which it places on the devices once.
 
     It returns {"examples", "members": [{"name", "role", "top1", "top5", "loss"} ...], "target_student", "ensemble"}:
-    top-1 and top-5 as fractions, loss in nats; the ensemble is the members' mean probability. Every example counts
-    once.
+    top-1 and top-5 as fractions, loss in nats; the ensemble is the method's own, or the members' mean probability. A
+    pool of equal networks has "mean" as well, the mean of the members' figures. Every example counts once.
     """
     data = feed.resident(run.dataset.test, run.devices)
-    evaluation_step = parallel.data_parallel(make_evaluation_step(run.setup), run.devices, donate=False)
+    evaluation_step = parallel.data_parallel(
+        make_evaluation_step(run.setup, run.method.ensemble), run.devices, donate=False
+    )
     names = run.setup.pool.member_names
 
     def evaluate(stacks: Stacks) -> dict:
@@ -38,29 +41,21 @@ def evaluator(run: Run) -> Callable[[Stacks], dict]:
             {"top1": float(top1), "top5": float(top5), "loss": float(loss)}
             for top1, top5, loss in np.stack([sums.top1, sums.top5, sums.loss], axis=1) / sums.count
         ]
-        results = [{"name": name, "role": role(i, len(names)), **rows[i]} for i, name in enumerate(names)]
-        return {
-            "examples": int(sums.count),
-            "members": results,
-            "target_student": results[-1],
-            "ensemble": rows[-1],
-        }
+        results = [{"name": name, "role": run.method.roles[i], **rows[i]} for i, name in enumerate(names)]
+        summary = {"examples": int(sums.count), "members": results, "target_student": results[-1], "ensemble": rows[-1]}
+        if len(names) > 1 and len(run.setup.pool.stacks) == 1:
+            summary["mean"] = {metric: float(np.mean([row[metric] for row in rows[:-1]])) for metric in rows[0]}
+        return summary
 
     return evaluate
 
 
-def role(member: int, num_members: int) -> str:
-    """What a member is in its pool."""
-    if member == num_members - 1:
-        return "target student"
-    return "pivot teacher" if member == 0 else "assistant"
-
-
 def evaluation_table(title: str, result: dict):
     """The result of an evaluation as a table."""
+    joint = [{"name": name, "role": "all members"} | result[name] for name in ("mean", "ensemble") if name in result]
     rows = [
         (row["name"], row["role"], f"{row['top1']:.2%}", f"{row['top5']:.2%}", f"{row['loss']:.4f}")
-        for row in [*result["members"], {"name": "ensemble", "role": "all members"} | result["ensemble"]]
+        for row in [*result["members"], *joint]
     ]
     return logs.table(title, ("member", "role", "top-1", "top-5", "loss"), rows)
 
@@ -89,8 +84,8 @@ def evaluate_checkpoint(config: ConfigDict, workdir: Path, which: str, console: 
     check_evaluable(run, description, workdir)
     with checkpoint.open_manager(workdir, create=False) as manager:
         step = checkpoint.find_step(manager, which)
-        pool, params, batch_stats = checkpoint.restore_networks(manager, step, description, run.sharding)
-    stacks = {stack.name: StackState(params[stack.name], batch_stats[stack.name], ()) for stack in pool.stacks}
+        _, params, batch_stats = checkpoint.restore_networks(manager, step, description, run.sharding, _heads(run))
+    stacks = {name: StackState(params[name], batch_stats.get(name, {}), ()) for name in params}
     result = {"step": step, "dataset": config.dataset, "split": config.eval_split} | evaluator(run)(stacks)
     title = f"{config.dataset} {config.eval_split}: {result['examples']} examples, checkpoint of step {step} ({which})"
     console.print(evaluation_table(title, result))
@@ -100,3 +95,11 @@ def evaluate_checkpoint(config: ConfigDict, workdir: Path, which: str, console: 
     except OSError as error:
         raise UserError(f"--workdir={workdir}: the result cannot be written: {error}") from error
     console.print(f"written to {path}", soft_wrap=True)
+
+
+def _heads(run: Run) -> dict[str, Params]:
+    """The parameters that the method's own ensemble needs besides the members'."""
+    if not run.method.ensemble:
+        return {}
+    stacks = abstract_state(run).stacks
+    return {name: stack.params for name, stack in stacks.items() if name not in run.setup.pool.architectures}

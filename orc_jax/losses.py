@@ -23,37 +23,44 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 
 
-def distillation(logits_s: jax.Array, logits_t: jax.Array, temperature: float) -> jax.Array:
-    """`T^2 KL(p_t || p_s)` of the softened distributions (Hinton et al., 2015); the target gets no gradient.
+def softened_kl(logits_s: jax.Array, logits_t: jax.Array, temperature: float) -> jax.Array:
+    """`T^2 KL(p_t || p_s)` of the softened distributions, with gradients to both.
 
     The factor `T^2` keeps the size of the gradient independent of the temperature. The sum runs over classes; it is
     not divided by their number. Exactly 0 where both logits are equal.
 
     Args:
-        logits_s: `[..., classes]` of the learner.
-        logits_t: `[..., classes]` of the source; broadcast against `logits_s`.
+        logits_s: `[..., classes]`.
+        logits_t: `[..., classes]`; broadcast against `logits_s`.
         temperature: T > 0.
 
     Returns:
         `[...]`, in nats.
     """
     log_probs_s = jax.nn.log_softmax(logits_s.astype(jnp.float32) / temperature)
-    log_probs_t = jax.nn.log_softmax(jax.lax.stop_gradient(logits_t).astype(jnp.float32) / temperature)
+    log_probs_t = jax.nn.log_softmax(logits_t.astype(jnp.float32) / temperature)
     return temperature**2 * optax.losses.kl_divergence_with_log_targets(log_probs_s, log_probs_t)
 
 
-def pairwise_distillation(logits_s: jax.Array, logits_t: jax.Array, temperature: float) -> jax.Array:
-    """`distillation` of every learner from every source.
+def distillation(logits_s: jax.Array, logits_t: jax.Array, temperature: float) -> jax.Array:
+    """`softened_kl` of a learner from a source that gets no gradient (Hinton et al., 2015)."""
+    return softened_kl(logits_s, jax.lax.stop_gradient(logits_t), temperature)
+
+
+def guided_distillation(logits_s: jax.Array, logits_t: jax.Array, guidance: jax.Array, temperature: float) -> jax.Array:
+    """`distillation` of every learner from the sources that guide it: their terms, weighted, add up.
 
     Args:
         logits_s: `[learners, batch, classes]`.
-        logits_t: `[sources, batch, classes]`.
+        logits_t: `[sources, batch, classes]`; they get no gradient.
+        guidance: `[learners, sources]`, how much a source guides a learner.
         temperature: T > 0.
 
     Returns:
-        `[learners, sources, batch]`.
+        `[learners, batch]`.
     """
-    return distillation(logits_s[:, None], logits_t[None], temperature)
+    pairs = distillation(logits_s[:, None], logits_t[None], temperature)
+    return jnp.einsum("ls,lsb->lb", guidance, pairs)
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # TFDS and Orbax report a lot
     console = Console()
     if len(argv) > 1:
-        _fail(f"not understood: {' '.join(argv[1:])}. Overrides are written --config.field=value")
+        fail(f"not understood: {' '.join(argv[1:])}. Overrides are written --config.field=value")
     config = CONFIG.value
     workdir = Path(WORKDIR.value or f"runs/{config.dataset}_{config.method}")
     # Imported late, so that --help and mistakes in the flags are answered at once. TensorFlow, which only preparing a
@@ -47,12 +47,12 @@ def main(argv: list[str]) -> None:
         else:
             evaluate_checkpoint(config, workdir, CHECKPOINT.value, console)
     except UserError as error:
-        _fail(str(error))
+        fail(str(error))
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the last checkpoint", status=130)
+        fail("interrupted; the same command goes on from the last checkpoint", status=130)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str]) -> list[str]:
     """Absl's parser of flags, with the embedded default, and a message instead of a traceback for what is wrong."""
     given = _config_path(argv)
     if given is None:
@@ -60,7 +60,7 @@ def _parse(argv: list[str]) -> list[str]:
         argv = [argv[0], f"--config={EMBEDDED_DEFAULT}", *argv[1:]]
     path = EMBEDDED_DEFAULT if given is None else Path(given.partition(":")[0])
     if not path.is_file():
-        _fail(f"--config={path}: there is no such file; the repository has some in configs/")
+        fail(f"--config={path}: there is no such file; the repository has some in configs/")
     try:
         return app.parse_flags_with_usage(argv)
     except AttributeError:
@@ -69,7 +69,7 @@ def _parse(argv: list[str]) -> list[str]:
         fields = flat(runpy.run_path(str(path))["get_config"]().to_dict())
         for override in re.findall(r"(?m)^--?config\.([\w.]+)", "\n".join(argv)):
             if override not in fields:
-                _fail(str(unknown("--config: field", override, fields)))
+                fail(str(unknown("--config: field", override, fields)))
         raise
 
 
@@ -82,10 +82,10 @@ def _config_path(argv: list[str]) -> str | None:
     return None
 
 
-def _fail(message: str, status: int = 2) -> NoReturn:
+def fail(message: str, status: int = 2) -> NoReturn:
     print(f"orc_jax: {message}", file=sys.stderr)
     sys.exit(status)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=parse)

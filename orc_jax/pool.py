@@ -18,6 +18,15 @@ from orc_jax.models import MODELS
 
 Params = dict[str, jax.Array]
 PyTree = Any
+TARGET = 2**31 - 1  # stands for the position of the target student where its initial parameters are drawn
+
+
+class Outputs(NamedTuple):
+    """What the members of a pool make of a batch."""
+
+    logits: jax.Array  # float32 [members, batch, classes], in member order
+    features: dict[str, jax.Array]  # by stack: float32 [members of the stack, batch, dim]
+    heads: dict[str, Params]  # parameters of modules beside the members, which a loss may use too
 
 
 class Network(NamedTuple):
@@ -116,10 +125,15 @@ def make_pool(
 
 
 def init(pool: Pool, seed: int | jax.Array) -> tuple[dict[str, Params], dict[str, Params]]:
-    """Initial (params, batch_stats) of all stacks; a member's depend on the seed and its position alone."""
+    """Initial (params, batch_stats) of all stacks.
+
+    A member's depend on the seed and its position alone, the target student's on the seed: it starts alike in every
+    pool, so that methods which need pools of different sizes can be compared.
+    """
     params, batch_stats = {}, {}
     for stack in pool.stacks:
-        keys = jnp.stack([rngs.stream_key(seed, "init", member) for member in stack.members])
+        positions = [TARGET if member == pool.size - 1 else member for member in stack.members]
+        keys = jnp.stack([rngs.stream_key(seed, "init", position) for position in positions])
         params[stack.name], batch_stats[stack.name] = jax.vmap(stack.network.init)(keys)
     return params, batch_stats
 
@@ -179,27 +193,39 @@ def in_member_order(pool: Pool, stacks: dict[str, jax.Array]) -> jax.Array:
     return joined[jnp.argsort(jnp.array(order))]
 
 
-def train_logits(
+def train(
     pool: Pool, params: dict[str, Params], batch_stats: dict[str, Params], images: jax.Array
-) -> tuple[jax.Array, dict[str, Params]]:
-    """All members on the same images `[batch, height, width, channels]`, in training mode.
+) -> tuple[Outputs, dict[str, Params]]:
+    """All members in training mode, and the moved statistics of the stacks.
 
-    Returns:
-        Logits `[members, batch, classes]` in member order, and the moved statistics of the stacks.
+    Args:
+        pool: the members.
+        params, batch_stats: by stack. Parameters of no stack of the pool are those of heads, and handed on.
+        images: `[batch, height, width, channels]` for all members, or `[members, batch, height, width, channels]`.
     """
-    logits, moved = {}, {}
+    logits, features, moved = {}, {}, dict(batch_stats)
     for stack in pool.stacks:
-        apply = jax.vmap(stack.network.train, in_axes=(0, 0, None))
-        (logits[stack.name], _), moved[stack.name] = apply(params[stack.name], batch_stats[stack.name], images)
-    return in_member_order(pool, logits), moved
+        views, axis = _views(stack, images)
+        apply = jax.vmap(stack.network.train, in_axes=(0, 0, axis))
+        outputs, moved[stack.name] = apply(params[stack.name], batch_stats[stack.name], views)
+        logits[stack.name], features[stack.name] = outputs
+    return Outputs(in_member_order(pool, logits), features, _heads(pool, params)), moved
 
 
-def predict_logits(
-    pool: Pool, params: dict[str, Params], batch_stats: dict[str, Params], images: jax.Array
-) -> jax.Array:
-    """All members on the same images, in evaluation mode: logits `[members, batch, classes]` in member order."""
-    logits = {}
+def predict(pool: Pool, params: dict[str, Params], batch_stats: dict[str, Params], images: jax.Array) -> Outputs:
+    """All members in evaluation mode; arguments as of `train`."""
+    logits, features = {}, {}
     for stack in pool.stacks:
-        apply = jax.vmap(stack.network.predict, in_axes=(0, 0, None))
-        logits[stack.name], _ = apply(params[stack.name], batch_stats[stack.name], images)
-    return in_member_order(pool, logits)
+        views, axis = _views(stack, images)
+        apply = jax.vmap(stack.network.predict, in_axes=(0, 0, axis))
+        logits[stack.name], features[stack.name] = apply(params[stack.name], batch_stats[stack.name], views)
+    return Outputs(in_member_order(pool, logits), features, _heads(pool, params))
+
+
+def _views(stack: Stack, images: jax.Array) -> tuple[jax.Array, int | None]:
+    return (images, None) if images.ndim == 4 else (images[jnp.array(stack.members)], 0)
+
+
+def _heads(pool: Pool, params: dict[str, Params]) -> dict[str, Params]:
+    stacks = {stack.name for stack in pool.stacks}
+    return {name: value for name, value in params.items() if name not in stacks}

@@ -2,23 +2,58 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from orc_jax import checkpoint
 from orc_jax.errors import UserError
+from orc_jax.methods.base import Stage
 from orc_jax.pool import Params, put, select, take, take_member
-from orc_jax.run import Run, build, fits
+from orc_jax.run import Run, build, check_resumable, fits
 from orc_jax.step import Stacks
 
 
-def pretraining_run(run: Run) -> Run:
-    """The run that trains the pre-trained members of `run`, each for itself, for `config.pretrain_epochs`."""
+class Source(NamedTuple):
+    """Where some members come from: the run in `folder`, and what trains it if it is a stage of the run itself."""
+
+    folder: Path
+    members: tuple[int, ...]
+    run: Run | None
+    name: str
+
+
+def plan(run: Run, workdir: Path) -> list[Source]:
+    """Where the members come from that start trained, in the order in which they have to be trained.
+
+    The first stage is that of the pivot teacher. It lasts `config.pretrain_epochs`, none if these are 0, and
+    `config.pivot_checkpoint` stands in for it.
+
+    Raises:
+        UserError: if the pivot checkpoint does not hold what is needed, or the folder of a stage holds another run.
+    """
+    config, sources = run.config, []
+    for i, stage in enumerate(run.method.stages):
+        folder, stage_run = workdir / stage.name, None
+        if i == 0 and config.pivot_checkpoint:
+            folder = Path(config.pivot_checkpoint)
+            find_members(run, folder, stage.members)
+        elif i == 0 and not config.pretrain_epochs:
+            continue
+        else:
+            stage_run = _stage_run(run, stage, config.pretrain_epochs if i == 0 else config.num_epochs)
+            check_resumable(stage_run, checkpoint.read_description(folder), folder)
+        sources.append(Source(folder, stage.members, stage_run, stage.name))
+    return sources
+
+
+def _stage_run(run: Run, stage: Stage, num_epochs: int) -> Run:
+    architectures = [run.setup.pool.architectures[member] for member in stage.members]
     config = run.config.copy_and_resolve_references()
-    config.method = "independent"
-    config.num_epochs = config.pretrain_epochs
-    architectures = [run.setup.pool.architectures[member] for member in run.method.pretrained]
+    config.method, config.num_epochs, config.pivot_checkpoint = stage.method, num_epochs, ""
+    config.teacher, config.student, config.num_networks = architectures[0], architectures[-1], len(architectures)
+    config.assistants = ",".join(architectures[1:-1])
     return build(config, run.dataset, run.devices, architectures)
 
 

@@ -72,8 +72,10 @@ def build(config: ConfigDict, dataset: Dataset, devices: Sequence[jax.Device], a
         dtype=config.dtype,
         axis_name=parallel.AXIS,
     )
+    method = build_method(config, architectures)
     setup = step.Setup(
         pool=pool,
+        image_shape=dataset.image_shape,
         optimizer=optim.sgd_direction(config.momentum, config.nesterov, config.weight_decay),
         learning_rate=optim.learning_rate_schedule(config, dataset.num_train / config.batch_size, num_steps),
         lr_multipliers=lr_multipliers(config),
@@ -82,14 +84,16 @@ def build(config: ConfigDict, dataset: Dataset, devices: Sequence[jax.Device], a
         # the images of a streamed set come augmented
         crop_padding=0 if dataset.is_streamed else config.crop_padding,
         flip=config.flip and not dataset.is_streamed,
+        views=method.views,
+        num_steps=num_steps,
         axis_name=parallel.AXIS,
     )
-    return Run(config, dataset, devices, build_method(config), setup, num_steps)
+    return Run(config, dataset, devices, method, setup, num_steps)
 
 
 def abstract_state(run: Run) -> step.TrainState:
     """Shapes and types of the state of `run`."""
-    return jax.eval_shape(lambda: step.init_state(run.setup, run.method.metrics, 0))
+    return jax.eval_shape(lambda: step.init_state(run.setup, run.method, 0))
 
 
 def fits(description: dict, architecture: str, image_shape: Sequence[int]) -> bool:

@@ -5,7 +5,7 @@ A method (see `orc_jax.methods.base`) writes one iteration of its paper with the
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.struct
 import jax
@@ -16,13 +16,16 @@ from orc_jax import optim, parallel, rngs
 from orc_jax import pool as pools
 from orc_jax.data.augment import crop_and_flip, normalize
 from orc_jax.data.sets import Images
-from orc_jax.pool import Params, Pool
+from orc_jax.pool import Outputs, Params, Pool
 from orc_jax.roles import gate
+
+if TYPE_CHECKING:
+    from orc_jax.methods.base import Method
 
 
 @flax.struct.dataclass
 class StackState:
-    """All that changes of a stack; every leaf is `[members, ...]`."""
+    """All that changes of a stack; every leaf is `[members, ...]`. A head (see `Outputs`) is a stack of one."""
 
     params: Params
     batch_stats: Params
@@ -47,6 +50,7 @@ class Setup(NamedTuple):
     """What is static about a run's step."""
 
     pool: Pool
+    image_shape: tuple[int, int, int]
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     lr_multipliers: dict[str, float]  # by architecture
@@ -54,6 +58,8 @@ class Setup(NamedTuple):
     std: tuple[float, ...]
     crop_padding: int
     flip: bool
+    views: int  # augmentations of each image: 1, or one for each member
+    num_steps: int  # of the run
     axis_name: str | None  # the mapped axis of devices; None outside pmap
 
 
@@ -68,8 +74,13 @@ class Context(NamedTuple):
     def pool(self) -> Pool:
         return self.setup.pool
 
+    @property
+    def progress(self) -> jax.Array:
+        """The share of the run that is over, in [0, 1)."""
+        return self.step / self.setup.num_steps
+
     def normalize(self, images: jax.Array) -> jax.Array:
-        """Images as the networks take them: float32 `[batch, height, width, channels]`."""
+        """Images as the networks take them: float32 of the same shape."""
         return normalize(images, self.setup.mean, self.setup.std)
 
     def mean(self, x: jax.Array) -> jax.Array:
@@ -88,28 +99,35 @@ class Context(NamedTuple):
 class Forward(NamedTuple):
     """A forward pass in training mode that can still be learnt from."""
 
-    logits: jax.Array  # [members, batch, classes], no gradient attached
-    pullback: Callable[[jax.Array], dict[str, Params]]  # cotangent of the logits -> gradients by stack
+    outputs: Outputs  # no gradient attached
+    pullback: Callable[[Outputs], dict[str, Params]]  # cotangent of the outputs -> gradients by stack
     batch_stats: dict[str, Params]
 
+    @property
+    def logits(self) -> jax.Array:
+        return self.outputs.logits
 
-def init_stacks(setup: Setup, seed: int | jax.Array) -> Stacks:
-    """The initial stacks of a pool; a member's depend on the seed and its position alone."""
+
+def new_stack(setup: Setup, params: Params, batch_stats: Params) -> StackState:
+    """The state of a stack or head that starts from `params` and `batch_stats`; all leaves are `[members, ...]`."""
+    return StackState(params, batch_stats, jax.vmap(setup.optimizer.init)(params))
+
+
+def init_stacks(setup: Setup, method: "Method", seed: int | jax.Array) -> Stacks:
+    """The initial stacks of a pool, and what the method adds to them."""
     params, batch_stats = pools.init(setup.pool, seed)
-    return {
-        name: StackState(params[name], batch_stats[name], jax.vmap(setup.optimizer.init)(params[name]))
-        for name in params
-    }
+    stacks = {name: new_stack(setup, params[name], batch_stats[name]) for name in params}
+    return method.start(setup, stacks, rngs.stream_key(seed, "heads")) if method.start else stacks
 
 
-def init_state(setup: Setup, metrics: tuple[str, ...], seed: int | jax.Array) -> TrainState:
-    """The state before the first step. `metrics` are the names that the method reports."""
+def init_state(setup: Setup, method: "Method", seed: int | jax.Array) -> TrainState:
+    """The state before the first step."""
     return reset_totals(
         TrainState(
             step=jnp.zeros((), jnp.int32),
             seed=jnp.asarray(seed, jnp.uint32),
-            stacks=init_stacks(setup, seed),
-            totals={name: jnp.zeros(setup.pool.size) for name in metrics},
+            stacks=init_stacks(setup, method, seed),
+            totals={name: jnp.zeros(setup.pool.size) for name in method.metrics},
             iterations=jnp.zeros(()),
         )
     )
@@ -122,20 +140,26 @@ def reset_totals(state: TrainState) -> TrainState:
 
 
 def forward(pool: Pool, stacks: Stacks, images: jax.Array) -> Forward:
-    """The members of `pool` on normalised `images`, in training mode. Nothing changes until `learn`."""
+    """The members of `pool` on normalised `images`, in training mode. Nothing changes until `learn`.
+
+    Args:
+        pool: the members.
+        stacks: theirs, and those of the heads that learn with them.
+        images: `[batch, ...]` for all members, or `[members, batch, ...]`.
+    """
     batch_stats = {name: stack.batch_stats for name, stack in stacks.items()}
     params = {name: stack.params for name, stack in stacks.items()}
-    logits, pullback, moved = jax.vjp(
-        lambda params: pools.train_logits(pool, params, batch_stats, images), params, has_aux=True
+    outputs, pullback, moved = jax.vjp(
+        lambda params: pools.train(pool, params, batch_stats, images), params, has_aux=True
     )
-    return Forward(logits, lambda cotangent: pullback(cotangent)[0], moved)
+    return Forward(outputs, lambda cotangent: pullback(cotangent)[0], moved)
 
 
-def predict(pool: Pool, stacks: Stacks, images: jax.Array) -> jax.Array:
-    """Logits `[members, batch, classes]` of the members of `pool` in evaluation mode."""
+def predict(pool: Pool, stacks: Stacks, images: jax.Array) -> Outputs:
+    """The members of `pool` on normalised `images`, in evaluation mode; arguments as of `forward`."""
     params = {name: stack.params for name, stack in stacks.items()}
     batch_stats = {name: stack.batch_stats for name, stack in stacks.items()}
-    return pools.predict_logits(pool, params, batch_stats, images)
+    return pools.predict(pool, params, batch_stats, images)
 
 
 def learn(
@@ -143,33 +167,38 @@ def learn(
     pool: Pool,
     stacks: Stacks,
     passed: Forward,
-    loss: Callable[[jax.Array], jax.Array],
+    loss: Callable[[Outputs], jax.Array],
     *,
     learns: jax.Array | None = None,
+    pauses_statistics: bool = True,
     lr_multiplier: float = 1.0,
+    share: Callable[[dict[str, Params]], dict[str, Params]] | None = None,
 ) -> tuple[Stacks, jax.Array]:
-    """One update of the members of `pool` from a forward pass they have made.
+    """One update of the members of `pool`, and of the heads among `stacks`, from a forward pass they have made.
 
-    The objective is the *sum* over members of their losses, so a member's gradient is exactly that of its own loss,
-    whatever the size of the pool, as long as `loss` stops the gradient of what it takes from other members.
+    The objective is the *sum* of the losses, so a member's gradient is exactly that of its own loss, whatever the size
+    of the pool, as long as `loss` stops the gradient of what it takes from other members.
 
     Args:
         context: of this iteration.
         pool: the members that made the pass.
-        stacks: their states.
+        stacks: their states, as given to `forward`.
         passed: the pass.
-        loss: logits `[members, batch, classes]` -> losses `[members, batch]` of each member on this device's samples.
-        learns: bool `[members]`; the others keep parameters, optimizer state and statistics bit for bit.
+        loss: outputs of the pass -> losses `[losses, batch]` on this device's samples, usually one of each member.
+        learns: bool `[members]`; the others keep parameters and optimizer state bit for bit.
+        pauses_statistics: members that do not learn keep their running statistics as well.
         lr_multiplier: of this update, on top of the schedule and the architecture's own.
+        share: gradients by stack -> gradients by stack, for members that share parameters.
 
     Returns:
-        The new stacks, and each member's mean loss over the global batch, `[members]`.
+        The new stacks, and each loss's mean over the global batch, `[losses]`.
     """
-    losses, pull_loss = jax.vjp(lambda logits: loss(logits).mean(-1), passed.logits)
+    losses, pull_loss = jax.vjp(lambda outputs: loss(outputs).mean(-1), passed.outputs)
     (cotangent,) = pull_loss(jnp.ones_like(losses))
     grads = context.mean(passed.pullback(cotangent))
+    grads = share(grads) if share else grads
     rate = context.setup.learning_rate(context.step) * lr_multiplier
-    masks = None if learns is None else pools.by_stack(pool, learns)
+    masks = {} if learns is None else pools.by_stack(pool, learns)
     new_stacks = {}
     for name, stack in stacks.items():
         stack_rate = rate * context.setup.lr_multipliers.get(name, 1.0)
@@ -177,13 +206,32 @@ def learn(
             context.setup.optimizer, stack.params, stack.opt_state, grads[name], stack_rate
         )
         updated = StackState(params, passed.batch_stats[name], opt_state)
-        new_stacks[name] = updated if masks is None else gate(masks[name], updated, stack)
+        if name in masks:
+            paused = stack if pauses_statistics else stack.replace(batch_stats=updated.batch_stats)
+            updated = gate(masks[name], updated, paused)
+        new_stacks[name] = updated
     return new_stacks, context.mean(losses)
 
 
 def pick(data: Images | None, batch: jax.Array | Images) -> Images:
     """The examples of a batch (see `orc_jax.data.feed`): rows of the set on the device, or what the batch carries."""
     return batch if data is None else Images(data.images[batch], data.labels[batch])
+
+
+def augment(setup: Setup, state: TrainState, examples: Images) -> jax.Array:
+    """Cropped and flipped images: uint8 `[batch, ...]`, or `[views, batch, ...]` if the method asks for several."""
+    images = examples.images
+    if setup.views > 1:
+        # streamed examples come with their views, [batch, views, ...]; those of a set in memory are all the same yet
+        images = jnp.moveaxis(images, 1, 0) if images.ndim == 5 else jnp.stack([images] * setup.views)
+    slots = parallel.local_slots(examples.labels.shape[0], setup.axis_name)
+
+    def one_view(view, images):
+        key = rngs.stream_key(state.seed, "augment", state.step, view)
+        keys = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(slots)
+        return crop_and_flip(keys, images, setup.crop_padding, setup.flip)
+
+    return one_view(0, images) if setup.views == 1 else jax.vmap(one_view)(jnp.arange(setup.views), images)
 
 
 def make_train_step(
@@ -198,10 +246,7 @@ def make_train_step(
 
     def train_step(state: TrainState, data: Images | None, batch: jax.Array | Images) -> TrainState:
         examples = pick(data, batch)
-        slots = parallel.local_slots(examples.labels.shape[0], setup.axis_name)
-        key = rngs.stream_key(state.seed, "augment", state.step)
-        keys = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(slots)
-        images = crop_and_flip(keys, examples.images, setup.crop_padding, setup.flip)
+        images = augment(setup, state, examples)
         context = Context(setup, state.step, rngs.stream_key(state.seed, "method", state.step))
         stacks, metrics = iterate(context, state.stacks, Images(images, examples.labels))
         totals = {name: total + metrics[name] for name, total in state.totals.items()}
@@ -211,7 +256,7 @@ def make_train_step(
 
 
 class Evaluation(NamedTuple):
-    """Sums over samples: of every member in member order, and last of the ensemble (their mean probability)."""
+    """Sums over samples: of every member in member order, and last of the ensemble."""
 
     top1: jax.Array  # [members + 1]
     top5: jax.Array
@@ -220,9 +265,13 @@ class Evaluation(NamedTuple):
 
 
 def make_evaluation_step(
-    setup: Setup,
+    setup: Setup, ensemble: Callable[[Outputs], jax.Array] | None
 ) -> Callable[[Stacks, Images | None, tuple[jax.Array | Images, jax.Array]], Evaluation]:
     """The evaluation step: `(stacks, set on the device, (batch, weights [batch])) -> Evaluation` of these samples.
+
+    Args:
+        setup: of the run.
+        ensemble: the method's own (see `orc_jax.methods.base.Method`), or None for the members' mean probability.
 
     Weights are 1 for a sample that counts and 0 for padding.
     """
@@ -231,9 +280,13 @@ def make_evaluation_step(
         batch, weights = batch
         images, labels = pick(data, batch)
         images = normalize(images, setup.mean, setup.std)
-        log_probs = jax.nn.log_softmax(predict(setup.pool, stacks, images))
-        ensemble = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(setup.pool.size)
-        log_probs = jnp.concatenate([log_probs, ensemble[None]])
+        outputs = predict(setup.pool, stacks, images)
+        log_probs = jax.nn.log_softmax(outputs.logits)
+        if ensemble:
+            joint = jax.nn.log_softmax(ensemble(outputs))
+        else:
+            joint = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(setup.pool.size)
+        log_probs = jnp.concatenate([log_probs, joint[None]])
         truth = jnp.take_along_axis(
             log_probs, jnp.broadcast_to(labels[None, :, None], (*log_probs.shape[:2], 1)), axis=-1
         )

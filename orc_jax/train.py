@@ -16,7 +16,7 @@ from orc_jax.config import members, validate
 from orc_jax.data import feed, sets
 from orc_jax.data.batches import last_step
 from orc_jax.errors import UserError
-from orc_jax.evaluate import evaluator, role
+from orc_jax.evaluate import evaluator
 from orc_jax.models import LARGE, SMALL
 from orc_jax.pool import Params
 from orc_jax.run import Run, abstract_state, build, check_resumable
@@ -35,20 +35,16 @@ def train(config: ConfigDict, workdir: Path, console: Console) -> None:
     run = build(config, dataset, devices, members(config))
     check_resumable(run, checkpoint.read_description(workdir), workdir)
     # Members to start from trained weights, unless the run itself has a checkpoint by now.
-    wanted = () if checkpoint.has_checkpoint(workdir) else run.method.pretrained
-    source, pivot_run = None, None
-    if wanted and config.pivot_checkpoint:
-        source = Path(config.pivot_checkpoint)
-        pretrained.find_members(run, source, wanted)
-    elif wanted and config.pretrain_epochs:
-        source, pivot_run = workdir / "pivot", pretrained.pretraining_run(run)
-        check_resumable(pivot_run, checkpoint.read_description(source), source)
+    sources = [] if checkpoint.has_checkpoint(workdir) else pretrained.plan(run, workdir)
     checkpoint.write_description(workdir, run.description())
     console.print(_pool_table(run))
     _warn_of_unusual_sizes(run, logs.warn(console))
-    if pivot_run:
-        fit(pivot_run, source, {}, console, title="pre-training")
-    trained = pretrained.load_members(run, source, wanted) if source else {}
+    trained = {}
+    for source in sources:
+        if source.run:
+            so_far = {i: trained[member] for i, member in enumerate(source.members) if member in trained}
+            fit(source.run, source.folder, so_far, console, title=source.name)
+        trained |= pretrained.load_members(run, source.folder, source.members)
     fit(run, workdir, trained, console, title=config.method)
     console.print(_summary(run, workdir))
     console.print(f"results in {workdir}", soft_wrap=True)
@@ -75,7 +71,7 @@ def fit(run: Run, workdir: Path, trained: dict[int, tuple[Params, Params]], cons
         train_step = parallel.data_parallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=True)
         evaluate = evaluator(run)
         log = logs.MetricsLog(workdir, step)
-        opened = feed.training(run.dataset, config, run.devices, step, run.num_steps)
+        opened = feed.training(run.dataset, config, run.devices, step, run.num_steps, run.method.views)
         with opened as batches, logs.progress_bar(console) as progress:
             task = progress.add_task("", total=run.num_steps, completed=step, status="compiling")
             meter = _Meter(run, progress, task)
@@ -111,7 +107,7 @@ def _restore_or_init(run: Run, manager, trained, console: Console, title: str) -
     if step is not None:
         console.print(f"{title}: restored step {step} of {run.num_steps} from {manager.directory}", soft_wrap=True)
         return checkpoint.restore(manager, step, abstract_state(run), run.sharding)
-    init = jax.jit(lambda seed: init_state(run.setup, run.method.metrics, seed), out_shardings=run.sharding)
+    init = jax.jit(lambda seed: init_state(run.setup, run.method, seed), out_shardings=run.sharding)
     state = init(run.config.seed)
     stacks = pretrained.insert_members(run, state.stacks, trained)
     return jax.device_put(state.replace(stacks=stacks), run.sharding)
@@ -177,7 +173,8 @@ def _check_finite(run: Run, row: dict[str, float], manager) -> None:
 
 
 def _eval_metrics(result: dict) -> dict[str, float]:
-    rows = {row["name"]: row for row in result["members"]} | {"ensemble": result["ensemble"]}
+    rows = {row["name"]: row for row in result["members"]}
+    rows |= {name: result[name] for name in ("mean", "ensemble") if name in result}
     return {f"eval/{m}/{name}": row[m] for m in ("top1", "top5", "loss") for name, row in rows.items()}
 
 
@@ -199,7 +196,7 @@ def _pool_table(run: Run):
     shapes = abstract_state(run).stacks
     counts = {name: sum(math.prod(x.shape[1:]) for x in stack.params.values()) for name, stack in shapes.items()}
     rows = [
-        (name, role(i, pool.size), f"{counts[architecture]:,}")
+        (name, run.method.roles[i], f"{counts[architecture]:,}")
         for i, (name, architecture) in enumerate(zip(pool.member_names, pool.architectures, strict=True))
     ]
     device = f"{len(run.devices)} x {run.devices[0].device_kind}"
@@ -224,18 +221,25 @@ def _summary(run: Run, workdir: Path):
     rows = [row for row in every if "eval/top1/ensemble" in row]
     names = run.setup.pool.member_names
     last, best = rows[-1], max(rows, key=lambda row: row[f"eval/top1/{names[-1]}"])
-    promoted = f"train/promoted/{names[-1]}" in last
 
     def cells(name, kind):
         values = [f"{last[f'eval/top1/{name}']:.2%}", f"{last[f'eval/top5/{name}']:.2%}"]
         values.append(f"{best[f'eval/top1/{name}']:.2%}")
-        if promoted:
-            share = [row[f"train/promoted/{name}"] for row in every if f"train/promoted/{name}" in row]
-            values.append(f"{sum(share) / len(share):.1%}" if share else "")
+        for share in run.method.shares:
+            epochs = [row[f"train/{share}/{name}"] for row in every if f"train/{share}/{name}" in row]
+            values.append(f"{sum(epochs) / len(epochs):.1%}" if epochs else "")
         return (name, kind, *values)
 
-    columns = ["member", "role", "top-1", "top-5", "top-1 at best", *(["promoted"] if promoted else [])]
-    table_rows = [cells(name, role(i, len(names))) for i, name in enumerate(names)]
+    columns = [
+        "member",
+        "role",
+        "top-1",
+        "top-5",
+        "top-1 at best",
+        *(share.replace("_", " ") for share in run.method.shares),
+    ]
+    table_rows = [cells(name, run.method.roles[i]) for i, name in enumerate(names)]
     title = f"{run.dataset.name} {run.config.eval_split}: last epoch {last['epoch']}, "
     title += f"best epoch {best['epoch']} (of the target student)"
-    return logs.table(title, columns, [*table_rows, cells("ensemble", "all members")])
+    joint = [cells(name, "all members") for name in ("mean", "ensemble") if f"eval/top1/{name}" in last]
+    return logs.table(title, columns, [*table_rows, *joint])

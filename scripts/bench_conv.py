@@ -41,8 +41,8 @@ def prepare(model: str, members: int, batch: int, image_size: int):
     labels = jax.random.randint(jax.random.key(2), (batch,), 0, 100)
 
     def loss(params):
-        logits, moved = pool.train_logits(networks, params, batch_stats, images)
-        return cross_entropy(logits, labels).mean(1).sum(), moved
+        outputs, moved = pool.train(networks, params, batch_stats, images)
+        return cross_entropy(outputs.logits, labels).mean(1).sum(), moved
 
     lowered = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params)
     started = time.perf_counter()

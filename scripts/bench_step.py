@@ -26,7 +26,7 @@ def prepare(variant: str, networks: list[str], batch: int):
     images = Images(rng.integers(0, 256, (batch, 32, 32, 3), np.uint8), rng.integers(0, 100, batch, np.int32))
     dataset = Dataset("random", images, images, tuple(map(str, range(100))), (32, 32, 3), (0.5,) * 3, (0.25,) * 3)
     run = build(fields, dataset, jax.local_devices()[:1], networks)
-    state = jax.device_put(init_state(run.setup, run.method.metrics, 0), run.sharding)
+    state = jax.device_put(init_state(run.setup, run.method, 0), run.sharding)
     data = jax.device_put(images, run.sharding)
     indices = parallel.shard(np.arange(batch, dtype=np.int32), 1)
     step = parallel.data_parallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=False)

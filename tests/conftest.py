@@ -3,7 +3,14 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=4",
+        # The tests compile more than they compute: LLVM takes half the time; results are the same up to rounding.
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    ]
+)
 
 import functools
 
@@ -16,12 +23,12 @@ from rich.console import Console
 
 from orc_jax import config as configs
 from orc_jax import models
+from orc_jax.data import sets
 from orc_jax.data.sets import Dataset, Images
 from orc_jax.models import layers
+from tests import helpers
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# For programs that run once: LLVM takes half the time, and the results are the same up to rounding.
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class TinyNet(nnx.Module):
@@ -43,11 +50,20 @@ class TinyNet(nnx.Module):
 TINY = {"tiny_a": functools.partial(TinyNet, width=6), "tiny_b": functools.partial(TinyNet, width=4)}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forgotten_programs():
+    """Each file drops its compiled programs: too many in one process exhaust the memory maps of Linux."""
+    yield
+    helpers.steppers.clear()
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch):
     """The tiny networks are registered for the tests alone."""
     for name, model in TINY.items():
         monkeypatch.setitem(models.MODELS, name, model)
+        monkeypatch.setitem(models.LAST_STAGE, name, ("conv2", "fc"))
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +76,13 @@ def toy() -> Dataset:
         image[:, 3 * label : 3 * label + 2] += 120
     train, test = Images(images[:90], labels[:90]), Images(images[90:], labels[90:])
     return Dataset("toy", train, test, ("top", "middle", "bottom"), (8, 8, 1), mean=(0.35,), std=(0.25,))
+
+
+@pytest.fixture
+def toy_set(monkeypatch, toy):
+    """`config.dataset = "toy"` is the toy set; the real loader serves all others."""
+    load = sets.load
+    monkeypatch.setattr(sets, "load", lambda config, warn: toy if config.dataset == "toy" else load(config, warn))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ class Stepper:
         self.data = jax.device_put(run.dataset.train, run.sharding)
 
     def init(self, seed=0):
-        return jax.device_put(init_state(self.run.setup, self.run.method.metrics, seed), self.run.sharding)
+        return jax.device_put(init_state(self.run.setup, self.run.method, seed), self.run.sharding)
 
     def __call__(self, state, indices):
         return self.train_step(state, self.data, parallel.shard(indices, len(self.run.devices)))
@@ -35,15 +35,15 @@ class Stepper:
         return take_member(self.run.setup.pool, state.stacks, i)
 
 
-_steppers = {}
+steppers = {}
 
 
 def stepper_of(config, dataset, num_devices=1):
     """The stepper of a config; tests that ask for the same one share its compiled program."""
     key = (config.to_json(), num_devices)
-    if key not in _steppers:
-        _steppers[key] = Stepper(build_run(config, dataset, num_devices))
-    return _steppers[key]
+    if key not in steppers:
+        steppers[key] = Stepper(build_run(config, dataset, num_devices))
+    return steppers[key]
 
 
 def batches(count, batch_size, num_examples, seed=0):

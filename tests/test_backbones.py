@@ -19,7 +19,6 @@ from orc_jax.data.sets import Dataset, Images
 from orc_jax.import_torch import convert, from_torch, torch_name
 from orc_jax.models import LARGE, PLANES, RESNETS, RESNETS_X4, WRNS, mobilenetv2
 from orc_jax.step import init_state, make_train_step
-from tests.conftest import QUICK_COMPILE
 from tests.helpers import build_run
 from tests.test_models import COUNTS
 
@@ -81,7 +80,7 @@ def smooth(monkeypatch):
 
 def run_once(function, *args, compiled):
     """Networks of one family share the shapes of their layers: run layer by layer, they share compilations too."""
-    return jax.jit(function).lower(*args).compile(QUICK_COMPILE)(*args) if compiled else function(*args)
+    return jax.jit(function)(*args) if compiled else function(*args)
 
 
 # One network of each structure; those that differ in numbers of blocks and channels alone run with `-m slow`.
@@ -116,7 +115,7 @@ def test_two_members_equal_pytorch(name, config, monkeypatch):
 
     pool = make_pool()
     logits = run_once(
-        lambda params, batch_stats, images: pools.predict_logits(pool, params, batch_stats, images),
+        lambda params, batch_stats, images: pools.predict(pool, params, batch_stats, images).logits,
         *({name: params}, {name: batch_stats}, normalized(data.images)),
         compiled=compiled,
     )
@@ -132,7 +131,7 @@ def test_two_members_equal_pytorch(name, config, monkeypatch):
     dataset = Dataset("photos", data, data, tuple("x" * classes), shape, (MEAN,) * 3, (STD,) * 3)
     run = build_run(config, dataset)
     setup = run.setup._replace(pool=make_pool(), axis_name=None)
-    state = jax.eval_shape(lambda: init_state(setup, run.method.metrics, 0))
+    state = jax.eval_shape(lambda: init_state(setup, run.method, 0))
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
     state.stacks[name] = state.stacks[name].replace(params=params, batch_stats=batch_stats)
     step = make_train_step(setup, run.method.iterate)
@@ -159,7 +158,7 @@ def test_networks_of_three_families_in_one_pool(config):
         run.setup.pool.architectures, num_classes=20, image_shape=(32, 32, 3), dtype="float32", axis_name=None
     )
     setup = run.setup._replace(pool=pool, axis_name=None)
-    state = init_state(setup, run.method.metrics, 0)
+    state = init_state(setup, run.method, 0)
     after = run_once(make_train_step(setup, run.method.iterate), state, None, data, compiled=True)
     for name, stack in after.stacks.items():
         moved = [k for k, v in stack.params.items() if not np.array_equal(v, state.stacks[name].params[k])]

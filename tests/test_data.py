@@ -180,12 +180,12 @@ def test_a_tfds_set_of_images_of_many_sizes_is_streamed(tfds_dir):
     assert sorted(labels[:5]) == [0, 0, 0, 1, 1]
     brightness = np.concatenate([np.asarray(b.images).reshape(4, -1).mean(1) for b, _ in seen])
     np.testing.assert_array_equal(brightness[:5] > 128, labels[:5] == 1)
-    with feed.training(dataset, config, devices, first_step=0, num_steps=9) as batches:
+    with feed.training(dataset, config, devices, first_step=0, num_steps=9, views=1) as batches:
         first = list(batches)
     labels = np.concatenate([np.ravel(b.labels) for b in first])
     epochs = {tuple(np.bincount(epoch)) for epoch in labels.reshape(4, 9)}
     assert len(epochs) == 1, "every example once in each of the four epochs"
-    with feed.training(dataset, config, devices, first_step=5, num_steps=9) as batches:
+    with feed.training(dataset, config, devices, first_step=5, num_steps=9, views=1) as batches:
         jax.tree.map(np.testing.assert_array_equal, list(batches), first[5:])
 
 

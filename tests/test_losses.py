@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from orc_jax.losses import cross_entropy, distillation, pairwise_distillation
+from orc_jax.losses import cross_entropy, distillation, guided_distillation
 
 LOG = np.log
 
@@ -33,7 +33,8 @@ def test_distillation_gradient_golden():
 
 def test_sources_get_no_gradient():
     logits = jax.random.normal(jax.random.key(0), (3, 4, 5))
-    gradient = jax.grad(lambda t: pairwise_distillation(logits, t, 4.0).sum())(logits + 1.5 * logits**2)
+    everyone = jnp.ones((3, 3))
+    gradient = jax.grad(lambda t: guided_distillation(logits, t, everyone, 4.0).sum())(logits + 1.5 * logits**2)
     np.testing.assert_array_equal(gradient, 0.0)
 
 
@@ -56,11 +57,10 @@ def test_nearly_equal_bfloat16_logits_keep_the_accuracy_of_float32():
     np.testing.assert_allclose(distillation(logits_s, logits_t, 4.0).mean(), expected, rtol=2e-3)
 
 
-def test_pairwise_is_every_pair():
+def test_guided_distillation_adds_up_the_weighted_terms_of_the_guides():
     learners = jax.random.normal(jax.random.key(0), (2, 3, 4))
     sources = jax.random.normal(jax.random.key(1), (5, 3, 4))
-    result = pairwise_distillation(learners, sources, 3.0)
-    assert result.shape == (2, 5, 3)
-    for i in range(2):
-        for j in range(5):
-            np.testing.assert_allclose(result[i, j], distillation(learners[i], sources[j], 3.0), rtol=1e-5)
+    guidance = jnp.array([[1.0, 0.0, 0.5, 0.0, 0.0], [0.0] * 5])
+    result = guided_distillation(learners, sources, guidance, 3.0)
+    expected = distillation(learners[0], sources[0], 3.0) + 0.5 * distillation(learners[0], sources[2], 3.0)
+    np.testing.assert_allclose(result, [expected, jnp.zeros(3)], rtol=1e-5)

@@ -1,15 +1,12 @@
-"""ORC: its parts against numbers by hand, and whole iterations against a sequential version written from the paper."""
+"""ORC: its parts against numbers by hand, and its options. Whole iterations are compared in test_methods."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from orc_jax.config import members
 from orc_jax.errors import UserError
 from orc_jax.methods.orc import orc, teacher_group, teaching_loss
-from orc_jax.pool import make_network, take_member
-from orc_jax.rngs import stream_key
 from tests.helpers import assert_close, assert_identical, batches, stepper_of
 
 T, F = True, False
@@ -56,122 +53,6 @@ def test_gradient_of_one_students_loss_with_respect_to_another_is_zero():
         gradient = jax.grad(loss_of, argnums=1)(i, logits)
         np.testing.assert_array_equal(np.delete(gradient, i, axis=0), 0.0)
         assert np.abs(gradient[i]).max() > 0
-
-
-class Sequential:
-    """ORC one network at a time, with Python's `if` and `for`, as a reader of the paper would write it.
-
-    It shares with the package the networks and the mix-up ratio's key, nothing else.
-    """
-
-    def __init__(self, run, state, k=1, beta=0.5, temperature=4.0, order="after", teaching="individual", pivot_lr=0.1):
-        self.config, self.data = run.config, run.dataset
-        self.k, self.beta, self.temperature, self.order, self.teaching = k, beta, temperature, order, teaching
-        self.pivot_lr = pivot_lr
-        names = members(run.config)
-        shape = (run.dataset.num_classes, run.dataset.image_shape, "float32", None)
-        self.nets = [make_network(name, *shape) for name in names]
-        stacks = [take_member(run.setup.pool, state.stacks, i) for i in range(len(names))]
-        self.params = [s.params for s in stacks]
-        self.stats = [s.batch_stats for s in stacks]
-        self.momenta = [jax.tree.map(jnp.zeros_like, p) for p in self.params]
-        self.gradients = [jax.jit(jax.grad(self.loss_through(net), has_aux=True)) for net in self.nets]
-
-    @staticmethod
-    def loss_through(net):
-        def loss(params, stats, images, targets):
-            (logits, _), moved = net.train(params, stats, images)
-            log_probs = lambda z: z - jnp.log(jnp.exp(z).sum(1, keepdims=True))  # noqa: E731
-            total = 0.0
-            for weight, probs, t in targets:
-                # cross-entropy with soft targets: its gradient is that of KL
-                total += weight * t**2 * -(probs * log_probs(logits / t)).sum(1).mean()
-            return total, moved
-
-        return loss
-
-    def learn(self, i, images, targets, lr):
-        gradient, moved = self.gradients[i](self.params[i], self.stats[i], images, targets)
-        for name, g in gradient.items():
-            g = g + self.config.weight_decay * self.params[i][name]
-            self.momenta[i][name] = self.config.momentum * self.momenta[i][name] + g
-            self.params[i] = self.params[i] | {name: self.params[i][name] - lr * self.momenta[i][name]}
-        self.stats[i] = moved
-
-    def logits(self, i, images, train):
-        if train:
-            return self.nets[i].train(self.params[i], self.stats[i], images)[0][0]
-        return self.nets[i].predict(self.params[i], self.stats[i], images)[0]
-
-    def softened(self, logits):
-        z = logits / self.temperature
-        return jnp.exp(z) / jnp.exp(z).sum(1, keepdims=True)
-
-    def iteration(self, step, indices, lr):
-        raw, labels = self.data.train.images[indices], self.data.train.labels[indices]
-        images = jnp.asarray((raw / 255.0 - self.data.mean[0]) / self.data.std[0], jnp.float32)
-        onehot = jnp.eye(self.data.num_classes)[labels]
-        students = range(1, len(self.nets))
-        # Evaluation.
-        seen = {i: self.logits(i, images, train=True) for i in students}
-        losses = {
-            i: np.asarray(-jnp.log(jnp.exp(z)[np.arange(len(labels)), labels] / jnp.exp(z).sum(1)))
-            for i, z in seen.items()
-        }
-        scores = {i: losses[i].mean() for i in students}
-        promoted = sorted(students, key=lambda i: scores[i])[: self.k]
-        rest = [i for i in students if i not in promoted]
-        # Feedback samples.
-        weights = np.exp([scores[i] for i in students])
-        exact = len(labels) * weights / weights.sum()
-        counts = np.floor(exact).astype(int)
-        for j in np.argsort(counts - exact, kind="stable")[: len(labels) - counts.sum()]:
-            counts[j] += 1
-        handed = [s for i, n in zip(students, counts, strict=True) for s in np.argsort(-losses[i], kind="stable")[:n]]
-        # Intensive teaching.
-        lam = jax.random.beta(stream_key(0, "method", step), 1.0, 1.0)
-        mixed = lam * images + (1 - lam) * images[np.array(handed)]
-        self.learn(0, mixed, [(lam, onehot, 1.0), (1 - lam, onehot[np.array(handed)], 1.0)], self.pivot_lr * lr)
-        pivot = self.logits(0, images, train=False)
-        # Private teaching, then group teaching.
-        label_term = (1 - self.beta, onehot, 1.0)
-        for i in promoted:
-            self.learn(i, images, [label_term, (self.beta, self.softened(pivot), self.temperature)], lr)
-        now = {i: self.logits(i, images, train=True) if self.order == "after" else seen[i] for i in promoted}
-        for i in rest:
-            teachers = [pivot, *now.values()]
-            if self.teaching == "ensemble":
-                teachers = [sum(teachers) / len(teachers)]
-            terms = [(self.beta, self.softened(z), self.temperature) for z in teachers]
-            self.learn(i, images, [label_term, *terms], lr)
-        return promoted
-
-
-VARIANTS = {
-    "default": {},
-    "before": {"order": "before"},
-    "two temporary teachers, ensemble": {"k": 2, "teaching": "ensemble"},
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_three_iterations_equal_the_sequential_version(variant, config, toy):
-    options = VARIANTS[variant]
-    config.num_temporary_teachers = options.get("k", 1)
-    config.orc.temporary_teacher_logits = options.get("order", "after")
-    config.orc.teaching = options.get("teaching", "individual")
-    stepper = stepper_of(config, toy)
-    state = stepper.init()
-    sequential = Sequential(stepper.run, state, **options)
-    for step, indices in enumerate(batches(3, 16, 90)):
-        promoted_before = np.asarray(state.totals["promoted"])
-        state = stepper(state, indices)
-        promoted = sequential.iteration(step, indices, lr=config.learning_rate)
-        assert np.flatnonzero(np.asarray(state.totals["promoted"]) - promoted_before).tolist() == sorted(promoted)
-    for i in range(4):
-        stack = stepper.member(state, i)
-        assert_close(stack.params, sequential.params[i], rtol=1e-3, atol=1e-4)
-        assert_close(stack.batch_stats, sequential.stats[i], rtol=1e-3, atol=1e-4)
 
 
 def one_step(config, toy):
@@ -259,10 +140,10 @@ def test_a_diverged_student_is_never_promoted_and_spoils_nobody(config, toy):
 )
 def test_options_out_of_range(options, text):
     with pytest.raises(UserError, match=text):
-        orc(**options)
+        orc(["a"] * 4, **options)
 
 
 def test_k_must_be_below_the_student_group():
-    orc(num_temporary_teachers=2).check(["a"] * 4)
+    orc(["a"] * 4, num_temporary_teachers=2)
     with pytest.raises(UserError, match="less than the 2 networks of the student group"):
-        orc(num_temporary_teachers=2).check(["a"] * 3)
+        orc(["a"] * 3, num_temporary_teachers=2)

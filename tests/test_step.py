@@ -113,7 +113,7 @@ def test_members_that_do_not_learn_keep_everything_bit_for_bit(toy, config):
 
     def iterate(context, stacks, batch):
         passed = step.forward(context.pool, stacks, context.normalize(batch.images))
-        loss = lambda logits: jnp.square(logits).mean(-1)  # noqa: E731
+        loss = lambda out: jnp.square(out.logits).mean(-1)  # noqa: E731
         stacks, losses = step.learn(context, context.pool, stacks, passed, loss, learns=learns)
         return stacks, {"loss": losses, "accuracy": losses}
 
@@ -198,7 +198,7 @@ def test_nan_logits_count_as_wrong(toy, config):
     stepper = stepper_of(config, toy)
     state = stepper.init()
     stacks = jax.tree.map(lambda x: jnp.full_like(x, float("nan")), state.stacks)
-    evaluate = parallel.data_parallel(make_evaluation_step(stepper.run.setup), stepper.run.devices, donate=False)
+    evaluate = parallel.data_parallel(make_evaluation_step(stepper.run.setup, None), stepper.run.devices, donate=False)
     batch = (np.arange(16, dtype=np.int32)[None], np.ones((1, 16), np.float32))
     result = evaluate(stacks, jax.device_put(Images(*toy.test), stepper.run.sharding), batch)
     assert result.top1.sum() == 0 and result.count == 16

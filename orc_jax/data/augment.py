@@ -32,8 +32,6 @@ def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool) 
 
 
 def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """uint8 images `[batch, height, width, channels]` to float32 with `(x / 255 - mean) / std` per channel."""
-    channel = (1, 1, 1, -1)
-    return (images.astype(jnp.float32) / 255.0 - jnp.reshape(jnp.array(mean), channel)) / jnp.reshape(
-        jnp.array(std), channel
-    )
+    """uint8 images `[..., height, width, channels]` to float32 with `(x / 255 - mean) / std` per channel."""
+    mean, std = (jnp.array(x).reshape([1] * (images.ndim - 1) + [-1]) for x in (mean, std))
+    return (images.astype(jnp.float32) / 255.0 - mean) / std

@@ -30,13 +30,13 @@ def resident(examples: Any, devices: Sequence[jax.Device]) -> Images | None:
 
 @contextlib.contextmanager
 def training(
-    dataset: Dataset, config: ConfigDict, devices: Sequence[jax.Device], first_step: int, num_steps: int
+    dataset: Dataset, config: ConfigDict, devices: Sequence[jax.Device], first_step: int, num_steps: int, views: int
 ) -> Iterator[Iterator[np.ndarray | Images]]:
     """Opens the batches of the training steps `first_step` ... `num_steps - 1`.
 
     Yields:
         An iterator of batches whose leaves are `[devices, batch / devices, ...]`: int32 indices, or `Images` cropped,
-        flipped and resized.
+        flipped and resized, each image `[views, ...]` if there are several.
     """
     if not dataset.is_streamed:
         size = config.batch_size, dataset.num_train
@@ -53,6 +53,7 @@ def training(
         area=tuple(config.stream.crop_area),
         flip=config.flip,
         skip_corrupt=config.stream.skip_corrupt,
+        views=views,
     )
     with stream.batches(source, config.batch_size, _num_workers(config)) as batches:
         images = (Images(batch["image"], batch["label"]) for batch in batches)

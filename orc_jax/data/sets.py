@@ -96,6 +96,8 @@ def load(config: ConfigDict, warn: Callable[[str], None]) -> Dataset:
             low, high = split.labels.min(), split.labels.max()
             if low < 0 or high >= len(class_names):
                 raise UserError(f"{config.dataset} has labels {low} to {high}, but only {len(class_names)} classes")
+    if config.examples_per_class:
+        train = _balanced(config, train, class_names)
     if config.batch_size > size(train):
         raise UserError(
             f"config.batch_size={config.batch_size}: must be at most the {size(train)} training examples of "
@@ -127,6 +129,22 @@ def _folder(config: ConfigDict, warn: Callable[[str], None]) -> tuple[Sequence[s
 
     require("config.data_dir", repr(config.data_dir), bool(config.data_dir), "the folder with train/<class>/<image>")
     return folder.load(config.data_dir, config.train_split, config.eval_split, config.stream.skip_corrupt, warn)
+
+
+def _balanced(config: ConfigDict, train: Images | Records, class_names: Sequence[str]) -> Images:
+    """The first `config.examples_per_class` training examples of each class, in the order of the set."""
+    count = config.examples_per_class
+    field = f"config.examples_per_class={count}"
+    if not isinstance(train, Images):
+        raise UserError(f"{field}: only for sets in memory, and {config.dataset} is streamed; accepted is 0")
+    rows = [np.flatnonzero(train.labels == label)[:count] for label in range(len(class_names))]
+    least = min(range(len(rows)), key=lambda label: len(rows[label]))
+    if len(rows[least]) < count:
+        raise UserError(
+            f"{field}: must be at most {len(rows[least])}, all that there are of class {class_names[least]}"
+        )
+    kept = np.sort(np.concatenate(rows))
+    return Images(train.images[kept], train.labels[kept])
 
 
 def _constants(

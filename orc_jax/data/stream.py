@@ -50,6 +50,7 @@ class TrainExamples:
     area: tuple[float, float]  # least and greatest share of an image that its random crop covers
     flip: bool
     skip_corrupt: bool  # take the next image instead of one that cannot be decoded
+    views: int = 1  # crops of each image
     process_index: int = 0
     process_count: int = 1
 
@@ -57,7 +58,7 @@ class TrainExamples:
         return (self.num_steps - self.first_step) * (self.batch_size // self.process_count)
 
     def __getitem__(self, j: int) -> dict[str, np.ndarray]:
-        """{"image": uint8 [size, size, 3], "label": int32 []}.
+        """{"image": uint8 [size, size, 3], or [views, size, size, 3] if there are several, "label": int32 []}.
 
         Raises:
             UserError: naming the file that cannot be read or decoded.
@@ -76,7 +77,8 @@ class TrainExamples:
     def _image(self, position: int, data: bytes) -> np.ndarray:
         # A spawn key keeps the stream apart from those of the permutations.
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(position,))))
-        return decode.random_resized_crop(data, rng, self.size, self.area, self.flip)
+        crops = [decode.random_resized_crop(data, rng, self.size, self.area, self.flip) for _ in range(self.views)]
+        return crops[0] if self.views == 1 else np.stack(crops)
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,93 @@
-"""What a method is: one iteration of its paper, as a function on a pool."""
+"""What a method is: one iteration of its paper as a function on a pool, and what has to be trained before."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from orc_jax.data.sets import Images
-from orc_jax.step import Context, Stacks
+from orc_jax.errors import UserError
+from orc_jax.losses import correct, cross_entropy
+from orc_jax.pool import Outputs
+from orc_jax.step import Context, Setup, Stacks
+
+
+class Stage(NamedTuple):
+    """A run that comes before the method's own: it trains `members` by `method`, in a folder `name` of the workdir.
+
+    Members that an earlier stage has trained start from there.
+    """
+
+    name: str
+    method: str
+    members: tuple[int, ...]
 
 
 class Method(NamedTuple):
-    """A method of distillation, made by a factory as an optax optimizer is: `orc(temperature=4.0)`.
+    """A method of distillation, made for a pool by a factory `kd(members, temperature=4.0)`.
+
+    The factory takes the architectures in member order and the method's options, and raises `UserError` for a pool that
+    the method cannot train or an option out of its range. The last member is the target student.
 
     iterate: `(context, stacks, batch) -> (stacks, metrics)`. One iteration on one mini-batch, inside the compiled
-        step, on this device's share of the batch. `batch.images` are augmented and still uint8. Values that decide
-        anything go through `context.mean` or `context.gather` first. `metrics` maps each name of `metrics` to a value
-        per member, `[members]`, the same on all devices.
-    check: architectures in member order -> None; raises `UserError` for a pool that the method cannot train.
+        step, on this device's share of the batch. `batch.images` are augmented and still uint8, `[batch, ...]` or, with
+        several views, `[views, batch, ...]`. Values that decide anything go through `context.mean` or `context.gather`
+        first. `metrics` maps each name of `metrics` to a value per member, `[members]`, the same on all devices.
+    roles: what each member is called, for people.
     metrics: names of the metrics that `iterate` returns; always among them "loss" (cross-entropy on the batch) and
         "accuracy".
-    pretrained: members that the method takes as already trained, or first trains if there is no checkpoint of them.
-    frozen: those of them that never learn, so that starting them from scratch would be a mistake.
+    shares: those of them that are shares of iterations, shown in the summary as means over the whole run.
+    views: augmentations of each image: 1, or one for each member.
+    stages: the runs that come before. Their members start trained.
+    frozen: members that never learn, so that starting them from scratch would be a mistake.
+    start: `(setup, stacks, key) -> stacks`: adds the heads and whatever else the method keeps, ties parameters.
+    ensemble: outputs of an evaluation -> logits `[batch, classes]` of the method's own ensemble. Without one, the
+        ensemble is the members' mean probability.
     """
 
     iterate: Callable[[Context, Stacks, Images], tuple[Stacks, dict[str, jax.Array]]]
-    check: Callable[[Sequence[str]], None]
-    metrics: tuple[str, ...]
-    pretrained: tuple[int, ...] = ()
+    roles: tuple[str, ...]
+    metrics: tuple[str, ...] = ("loss", "accuracy")
+    shares: tuple[str, ...] = ()
+    views: int = 1
+    stages: tuple[Stage, ...] = ()
     frozen: tuple[int, ...] = ()
+    start: Callable[[Setup, Stacks, jax.Array], Stacks] | None = None
+    ensemble: Callable[[Outputs], jax.Array] | None = None
+
+    @property
+    def pretrained(self) -> tuple[int, ...]:
+        """The members that start trained."""
+        return tuple(sorted({member for stage in self.stages for member in stage.members}))
+
+
+def pool_roles(size: int, first: str, others: str) -> tuple[str, ...]:
+    """Roles of a pool: `first` for member 0, `others`, and the target student last."""
+    return (first, *[others] * (size - 2), "target student")[-size:]
+
+
+def require_members(method: str, members: Sequence[str], least: int) -> None:
+    """Raises `UserError` for a pool of fewer than `least` members."""
+    if len(members) < least:
+        raise UserError(f"config.num_networks={len(members)}: {method} needs at least {least}")
+
+
+def scores(context: Context, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """The metrics of every method: each member's mean cross-entropy and accuracy on the global batch.
+
+    Args:
+        context: of the iteration.
+        logits: `[members, batch, classes]`.
+        labels: `[batch]`.
+    """
+    return {
+        "loss": context.mean(cross_entropy(logits, labels).mean(1)),
+        "accuracy": context.mean(correct(logits, labels).mean(1)),
+    }
+
+
+def rampup(progress: jax.Array, fraction: float) -> jax.Array:
+    """`exp(-5 (1 - progress / fraction)^2)` up to `fraction` of the run, then 1 (Laine, Aila; 2017)."""
+    missing = jnp.maximum(1.0 - progress / fraction, 0.0) if fraction else jnp.zeros(())
+    return jnp.exp(-5.0 * jnp.square(missing))

@@ -5,23 +5,17 @@ from collections.abc import Sequence
 import jax
 
 from orc_jax.data.sets import Images
-from orc_jax.losses import correct, cross_entropy
-from orc_jax.methods.base import Method
+from orc_jax.losses import cross_entropy
+from orc_jax.methods.base import Method, pool_roles, scores
 from orc_jax.step import Context, Stacks, forward, learn
 
 
-def independent() -> Method:
+def independent(members: Sequence[str]) -> Method:
     """Cross-entropy training of all members, on the same batches."""
-
-    def check(members: Sequence[str]) -> None:
-        del members  # any pool can be trained
 
     def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
         passed = forward(context.pool, stacks, context.normalize(batch.images))
-        stacks, losses = learn(
-            context, context.pool, stacks, passed, lambda logits: cross_entropy(logits, batch.labels)
-        )
-        accuracy = context.mean(correct(passed.logits, batch.labels).mean(1))
-        return stacks, {"loss": losses, "accuracy": accuracy}
+        stacks, _ = learn(context, context.pool, stacks, passed, lambda out: cross_entropy(out.logits, batch.labels))
+        return stacks, scores(context, passed.logits, batch.labels)
 
-    return Method(iterate, check, metrics=("loss", "accuracy"))
+    return Method(iterate, pool_roles(len(members), "member", "member"))

@@ -23,14 +23,15 @@ import jax.numpy as jnp
 
 from orc_jax.data.sets import Images
 from orc_jax.errors import UserError, require, require_choice
-from orc_jax.losses import correct, cross_entropy, pairwise_distillation
-from orc_jax.methods.base import Method
+from orc_jax.losses import cross_entropy, guided_distillation
+from orc_jax.methods.base import Method, Stage, pool_roles, scores
 from orc_jax.pool import put, select, take
 from orc_jax.roles import feedback_indices, feedback_shares, top_k_mask
 from orc_jax.step import Context, Stacks, forward, learn, predict
 
 
 def orc(
+    members: Sequence[str],
     *,
     num_temporary_teachers: int = 1,
     temperature: float = 4.0,
@@ -50,6 +51,7 @@ def orc(
     """The method.
 
     Args:
+        members: architectures in member order.
         num_temporary_teachers: k, the students promoted in each iteration; 1 was best in the paper.
         temperature: T of the distillation terms. NOTE(paper): not known to us; 4 is usual for CIFAR-100.
         beta: weight of distillation against labels, in [0, 1]. NOTE(paper): not known to us.
@@ -72,7 +74,7 @@ def orc(
         pivot_lr_multiplier: the pivot teacher's learning rate over that of the students. NOTE(paper): not known to us.
 
     Raises:
-        UserError: for an option out of its range.
+        UserError: for an option out of its range, or a student group that is too small for k.
     """
     require("config.num_temporary_teachers", num_temporary_teachers, num_temporary_teachers >= 1, "at least 1")
     require("config.orc.temperature", temperature, temperature > 0, "greater than 0")
@@ -87,14 +89,12 @@ def orc(
 
     k = num_temporary_teachers
     fixed = () if role_change else tuple(range(1, k + 1))
-
-    def check(members: Sequence[str]) -> None:
-        students = len(members) - 1
-        if k >= students:
-            raise UserError(
-                f"config.num_temporary_teachers={k}: must be less than the {students} networks of the student group; "
-                f"config.num_networks={len(members)} would have to be at least {k + 2}"
-            )
+    students = len(members) - 1
+    if k >= students:
+        raise UserError(
+            f"config.num_temporary_teachers={k}: must be less than the {students} networks of the student group; "
+            f"config.num_networks={len(members)} would have to be at least {k + 2}"
+        )
 
     def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
         size = context.pool.size
@@ -106,10 +106,10 @@ def orc(
         # Evaluation and role change, on the global batch.
         passed = forward(students, stacks_s, images)
         losses = context.gather(cross_entropy(passed.logits, labels), axis=1)
-        scores = losses.mean(1)
-        promoted = top_k_mask(scores, k) if role_change else jnp.zeros(students.size, bool)
+        mean_losses = losses.mean(1)
+        promoted = top_k_mask(mean_losses, k) if role_change else jnp.zeros(students.size, bool)
         feedback_size = max(1, round(feedback_fraction * losses.shape[1]))
-        shares = feedback_shares(scores, feedback_size)
+        shares = feedback_shares(mean_losses, feedback_size)
         handed_back = feedback_indices(losses, shares, feedback_size)
 
         # Intensive teaching.
@@ -121,11 +121,11 @@ def orc(
         def teach(stacks_s, logits_t, teaches, learns):
             sources, guidance = teacher_group(logits_p, logits_t, teaches, promoted, teaching)
             guidance *= jnp.where(promoted, private_teaching, group_teaching)[:, None]
-            loss = lambda logits: teaching_loss(logits, labels, sources, guidance, temperature, beta)  # noqa: E731
+            loss = lambda out: teaching_loss(out.logits, labels, sources, guidance, temperature, beta)  # noqa: E731
             return learn(context, students, stacks_s, passed, loss, learns=learns)[0]
 
         if not role_change:
-            logits_t = predict(temporary, take(temporary, stacks), images)
+            logits_t = predict(temporary, take(temporary, stacks), images).logits
             stacks_s = teach(stacks_s, logits_t, jnp.ones(k, bool), None)
         elif temporary_teacher_logits == "before":
             stacks_s = teach(stacks_s, passed.logits, promoted, None)
@@ -139,9 +139,7 @@ def orc(
         taught = [logits_p, passed.logits] if role_change else [logits_p, logits_t, passed.logits]
         logits = jnp.concatenate(taught)
         in_student_group = lambda x: jnp.zeros(size).at[size - students.size :].set(x)  # noqa: E731
-        return stacks, {
-            "loss": context.mean(cross_entropy(logits, labels).mean(1)),
-            "accuracy": context.mean(correct(logits, labels).mean(1)),
+        return stacks, scores(context, logits, labels) | {
             "promoted": in_student_group(promoted),
             "feedback_share": in_student_group(shares / shares.sum()),
         }
@@ -157,13 +155,16 @@ def orc(
         mixed = lam * context.normalize(batch.images) + (1 - lam) * context.normalize(feedback.images)
         passed = forward(pivot, stacks_p, mixed)
 
-        def loss(logits):
-            return lam * cross_entropy(logits, batch.labels) + (1 - lam) * cross_entropy(logits, feedback.labels)
+        def loss(out):
+            of_batch, of_feedback = (cross_entropy(out.logits, y) for y in (batch.labels, feedback.labels))
+            return lam * of_batch + (1 - lam) * of_feedback
 
         return learn(context, pivot, stacks_p, passed, loss, lr_multiplier=pivot_lr_multiplier)[0]
 
     metrics = ("loss", "accuracy", "promoted", "feedback_share")
-    return Method(iterate, check, metrics, pretrained=(0, *fixed), frozen=fixed)
+    stages = (Stage("pivot", "independent", (0, *fixed)),)
+    roles = pool_roles(len(members), "pivot teacher", "assistant")
+    return Method(iterate, roles, metrics, shares=("promoted",), stages=stages, frozen=fixed)
 
 
 def teacher_group(
@@ -213,13 +214,12 @@ def teaching_loss(
     Returns:
         `[students, batch]`.
     """
-    distilled = pairwise_distillation(logits_s, sources, temperature)
-    guided = jnp.einsum("ls,lsb->lb", guidance, distilled)
+    guided = guided_distillation(logits_s, sources, guidance, temperature)
     weight = jnp.where(guidance.any(1), beta, 0.0)[:, None]
     return (1 - weight) * cross_entropy(logits_s, labels) + weight * guided
 
 
 def _teaching_logits(pivot, stacks_p, images, pivot_batch_norm) -> jax.Array:
     if pivot_batch_norm == "running":
-        return predict(pivot, stacks_p, images)
+        return predict(pivot, stacks_p, images).logits
     return forward(pivot, stacks_p, images).logits

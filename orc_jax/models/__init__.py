@@ -75,6 +75,18 @@ LARGE: dict[str, Model] = {
 
 MODELS: dict[str, Model] = {**SMALL, **LARGE}
 
+# The parts of a network that are its last stage and its classifier: what a peer of PCL has for itself.
+LAST_STAGE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys([*RESNETS, *RESNETS_X4, "wrn_20_8", "resnet110_bottleneck"], ("layer3", "fc")),
+    **dict.fromkeys(WRNS, ("block3", "bn1", "fc")),
+    **dict.fromkeys(VGGS, ("block4", "classifier")),
+    **dict.fromkeys(("ResNet18", "ResNet34", "ResNet50"), ("layer4", "linear")),
+    **dict.fromkeys(("resnet10", "resnet18", "resnet34", "imagenet_resnet50"), ("layer4", "fc")),
+    "ShuffleV1": ("layer3", "linear"),
+    "ShuffleV2": ("layer3", "conv2", "bn2", "linear"),
+    "densenet_40_12": ("features.denseblock3", "fc"),
+}
+
 # Families whose members differ in size alone, with that size: what a ladder of assistants is taken from.
 LADDERS: tuple[dict[str, int], ...] = (
     {name: n for n, name in enumerate(RESNETS, start=1)},

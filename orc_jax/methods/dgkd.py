@@ -1,0 +1,100 @@
+"""DGKD: Densely Guided Knowledge Distillation using Multiple Teacher Assistants (Son, Na, Choi, Hwang; ICCV 2021).
+
+Members are a teacher, assistants of decreasing size, and the target student. They are trained one after the other, the
+teacher from the labels, each other one from *all* larger ones, which are frozen by then and in evaluation mode:
+
+    L = (1 - lam) CE + lam T^2 sum over guides KL(guide || learner)
+
+Stochastic teaching: in every mini-batch some guides, drawn at random, are left out.
+
+The run of a pool trains its last member; its stages are the runs of the smaller pools before it.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from orc_jax.data.sets import Images
+from orc_jax.errors import require, require_choice
+from orc_jax.losses import cross_entropy, guided_distillation
+from orc_jax.methods.base import Method, Stage, pool_roles, require_members, scores
+from orc_jax.pool import put, select, take
+from orc_jax.step import Context, Stacks, forward, learn, predict
+
+
+def dgkd(
+    members: Sequence[str], *, temperature: float = 5.0, lam: float = 1.0, drop: int = 1, kl_reduction: str = "sum"
+) -> Method:
+    """The method.
+
+    Args:
+        members: architectures in member order.
+        temperature: T; 5 in the authors' code.
+        lam: weight of distillation against labels; 1 in the authors' code, so that labels teach the teacher alone.
+        drop: guides that are left out in each mini-batch, at least one remains; 1 in the authors' code. NOTE(paper):
+            described for the student; the code does it wherever it is told to, here it is done in every stage.
+        kl_reduction: "sum" over classes, the formula of the paper, or "mean", the authors' code, in which PyTorch's
+            default also divides by the number of classes.
+
+    Raises:
+        UserError: for an option out of its range, or a pool without a student.
+    """
+    require("config.dgkd.temperature", temperature, temperature > 0, "greater than 0")
+    require("config.dgkd.lam", lam, 0 <= lam <= 1, "between 0 and 1")
+    require("config.dgkd.drop", drop, drop >= 0, "at least 0")
+    require_choice("config.dgkd.kl_reduction", kl_reduction, ("sum", "mean"))
+    require_members("dgkd", members, 2)
+    guides = range(len(members) - 1)
+
+    def guidance(key: jax.Array) -> jax.Array:
+        return keep_guides(key, len(guides), drop)
+
+    iterate = guided_iteration(guides, guidance, temperature, lam, kl_reduction)
+    roles = pool_roles(len(members), "teacher", "assistant")
+    return Method(iterate, roles, stages=stages("dgkd", len(members)), frozen=tuple(guides))
+
+
+def keep_guides(key: jax.Array, count: int, drop: int) -> jax.Array:
+    """Which of `count` guides teach this mini-batch: float `[count]` of 0 and 1, `max(count - drop, 1)` of them 1."""
+    order = jax.random.permutation(key, count)
+    return (order < max(count - drop, 1)).astype(jnp.float32)
+
+
+def stages(method: str, size: int) -> tuple[Stage, ...]:
+    """One stage for each member but the last: the teacher by itself, then every assistant with all before it."""
+    pools = [tuple(range(i + 1)) for i in range(1, size - 1)]
+    assistants = [Stage(f"assistant_{members[-1]}", method, members) for members in pools]
+    return (Stage("pivot", "independent", (0,)), *assistants)
+
+
+def guided_iteration(guides: Sequence[int], guidance, temperature: float, lam: float, kl_reduction: str):
+    """The iteration in which the last member learns from frozen `guides`: that of DGKD, and of TAKD.
+
+    Args:
+        guides: members that teach.
+        guidance: key of the mini-batch -> weights `[guides]`.
+        temperature, lam, kl_reduction: as of `dgkd`.
+    """
+
+    def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
+        frozen = select(context.pool, range(context.pool.size - 1))
+        student = select(context.pool, [context.pool.size - 1])
+        images = context.normalize(batch.images)
+        # All of them for the metrics; the compiler drops what is not asked for.
+        logits_t = predict(frozen, take(frozen, stacks), images).logits
+        sources, weights = logits_t[jnp.array(guides)], guidance(context.key)
+        stacks_s = take(student, stacks)
+        passed = forward(student, stacks_s, images)
+
+        def loss(out):
+            distilled = guided_distillation(out.logits, sources, weights[None], temperature)
+            if kl_reduction == "mean":
+                distilled = distilled / out.logits.shape[-1]
+            return (1 - lam) * cross_entropy(out.logits, batch.labels) + lam * distilled
+
+        stacks_s, _ = learn(context, student, stacks_s, passed, loss)
+        logits = jnp.concatenate([logits_t, passed.logits])
+        return put(student, stacks, stacks_s), scores(context, logits, batch.labels)
+
+    return iterate

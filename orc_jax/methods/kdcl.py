@@ -1,0 +1,97 @@
+"""KDCL: Online Knowledge Distillation via Collaborative Learning (Guo et al.; CVPR 2020).
+
+A pool from scratch. Every network gets its own augmentation of each image, and learns from the labels and from one
+target that is made of all networks' logits:
+
+    L_i = CE_i + lam T^2 KL(target || i)
+
+The targets of the paper: "naive", the mean of the logits; "linear", the convex combination of the logits with the
+lowest cross-entropy; "minlogit", class by class the least, over networks, of the logit minus the network's own logit of
+the true class. The fourth, which weighs networks by their errors on held-out images, is not here.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from orc_jax.data.sets import Images
+from orc_jax.errors import require, require_choice
+from orc_jax.losses import cross_entropy, distillation
+from orc_jax.methods.base import Method, pool_roles, require_members, scores
+from orc_jax.step import Context, Stacks, forward, learn
+
+
+def kdcl(
+    members: Sequence[str],
+    *,
+    temperature: float = 2.0,
+    lam: float = 1.0,
+    target: str = "minlogit",
+    own_augmentation: bool = True,
+) -> Method:
+    """The method.
+
+    Args:
+        members: architectures in member order.
+        temperature: T; 2 in the paper.
+        lam: weight of distillation; 1 in the paper.
+        target: "minlogit" (the one that is quoted most), "naive" or "linear".
+        own_augmentation: every network sees its own crop and flip; off, all see the same.
+
+    Raises:
+        UserError: for an option out of its range, or a pool of one.
+    """
+    require("config.kdcl.temperature", temperature, temperature > 0, "greater than 0")
+    require("config.kdcl.lam", lam, lam >= 0, "at least 0")
+    require_choice("config.kdcl.target", target, TARGETS)
+    require_members("kdcl", members, 2)
+
+    def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
+        passed = forward(context.pool, stacks, context.normalize(batch.images))
+        logits_t = TARGETS[target](context, passed.logits, batch.labels)
+
+        def loss(out):
+            return cross_entropy(out.logits, batch.labels) + lam * distillation(out.logits, logits_t[None], temperature)
+
+        stacks, _ = learn(context, context.pool, stacks, passed, loss)
+        return stacks, scores(context, passed.logits, batch.labels)
+
+    views = len(members) if own_augmentation else 1
+    return Method(iterate, pool_roles(len(members), "peer", "peer"), views=views)
+
+
+def naive(context: Context, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The mean of the logits `[members, batch, classes]`: `[batch, classes]`."""
+    del context, labels
+    return logits.mean(0)
+
+
+def minlogit(context: Context, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Class by class the least `z_i - z_i[label]` over the networks i: `[batch, classes]`, 0 at the label."""
+    del context
+    true = jnp.take_along_axis(logits, labels[None, :, None], axis=-1)
+    return (logits - true).min(0)
+
+
+def linear(context: Context, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """`sum_i a_i z_i` with the weights a >= 0, sum a = 1 that give the lowest cross-entropy on the global batch.
+
+    The problem is convex. It is solved by exponentiated gradient descent. NOTE(paper): by which solver is not said;
+    the weights are found anew for every mini-batch.
+    """
+
+    def combine(a):
+        return jnp.einsum("m,mbc->bc", a, logits)
+
+    def descend(_, a):
+        slope = context.mean(jax.grad(lambda a: cross_entropy(combine(a), labels).mean())(a))
+        a = jax.nn.softmax(jnp.log(a) - slope)
+        return jnp.maximum(a, 1e-12)  # a weight of exactly 0 could not come back
+
+    weights = jax.lax.fori_loop(0, LINEAR_STEPS, descend, jnp.full(len(logits), 1 / len(logits)))
+    return combine(weights)
+
+
+LINEAR_STEPS = 100
+TARGETS = {"minlogit": minlogit, "naive": naive, "linear": linear}

@@ -1,0 +1,41 @@
+"""TAKD: Improved Knowledge Distillation via Teacher Assistant (Mirzadeh et al.; AAAI 2020).
+
+The chain that DGKD makes dense: teacher, assistants and target student are trained one after the other, each from its
+predecessor alone, which is frozen by then and in evaluation mode:
+
+    L = (1 - lam) CE + lam T^2 KL(predecessor || learner)
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from orc_jax.errors import require
+from orc_jax.methods.base import Method, pool_roles, require_members
+from orc_jax.methods.dgkd import guided_iteration, stages
+
+
+def takd(members: Sequence[str], *, temperature: float = 5.0, lam: float = 1.0) -> Method:
+    """The method.
+
+    Args:
+        members: architectures in member order.
+        temperature: T. NOTE(paper): searched for each experiment there; here as in DGKD, so that the two compare.
+        lam: weight of distillation against labels. NOTE(paper): likewise.
+
+    Raises:
+        UserError: for an option out of its range, or a pool without a student.
+    """
+    require("config.takd.temperature", temperature, temperature > 0, "greater than 0")
+    require("config.takd.lam", lam, 0 <= lam <= 1, "between 0 and 1")
+    require_members("takd", members, 2)
+
+    def guidance(key: jax.Array) -> jax.Array:
+        del key  # nothing is drawn
+        return jnp.ones(1)
+
+    iterate = guided_iteration([len(members) - 2], guidance, temperature, lam, "sum")
+    roles = pool_roles(len(members), "teacher", "assistant")
+    frozen = tuple(range(len(members) - 1))
+    return Method(iterate, roles, stages=stages("takd", len(members)), frozen=frozen)
