@@ -73,6 +73,23 @@ def test_digits():
     np.testing.assert_allclose((dataset.mean[0], dataset.std[0]), (pixels.mean(), pixels.std()), rtol=1e-9)
 
 
+def digits(**fields):
+    return config_for(dataset="digits", **fields)
+
+
+def test_a_balanced_subset():
+    whole, subset = sets.load(digits(), print), sets.load(digits(examples_per_class=12, batch_size=60), print)
+    assert np.bincount(subset.train.labels).tolist() == [12] * 10
+    for label in (0, 7):  # the first of each class
+        expected = whole.train.images[whole.train.labels == label][:12]
+        np.testing.assert_array_equal(subset.train.images[subset.train.labels == label], expected)
+    assert len(subset.test.labels) == len(whole.test.labels)
+    with pytest.raises(UserError, match=r"config.examples_per_class=150: must be at most 139, all .* of class 8"):
+        sets.load(digits(examples_per_class=150), print)
+    with pytest.raises(UserError, match=r"config.batch_size=64: must be at most the 10 training examples"):
+        sets.load(digits(examples_per_class=1), print)
+
+
 @pytest.fixture(scope="session")
 def tfds_dir(tmp_path_factory):
     """Sets as TFDS prepares them: grey 6x5 images, and photos of many sizes; each in array_record and in tfrecord."""

@@ -1,9 +1,12 @@
 """The README says what is true: every config field is in its table with its default, and its files exist."""
 
 import re
+import runpy
 from pathlib import Path
 
-from orc_jax.config import default, flat
+import pytest
+
+from orc_jax.config import default, flat, validate
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -33,3 +36,10 @@ def test_linked_files_and_configs_exist():
     assert len(links) > 5
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem)
+def test_every_config_is_valid_and_says_how_to_run_it(path):
+    module = runpy.run_path(str(path))
+    validate(module["get_config"](), 1)
+    assert f"--config configs/{path.name}" in module["__doc__"]

@@ -81,6 +81,13 @@ def test_the_crop_depends_on_seed_and_position(records):
     assert len({crop.tobytes() for crop in crops}) == 8
 
 
+def test_an_image_may_come_in_several_views(records):
+    one, three = (training(records, views=views)[5]["image"] for views in (1, 3))
+    np.testing.assert_array_equal(three[0], one)
+    assert three.shape == (3, *one.shape)
+    assert len({view.tobytes() for view in three}) == 3
+
+
 def test_a_run_goes_on_from_any_step(records):
     assert_same(read(training(records, first_step=4)), read(training(records))[4:])
     assert read(training(records, first_step=6)) == []

@@ -132,7 +132,7 @@ def test_a_streamed_run_resumes_as_if_it_had_not_been_interrupted(config, consol
     """In the middle of an epoch of the data (30 images in batches of 8), and with another number of workers."""
     config.dataset, config.data_dir, config.eval_split = "folder", str(photos), "val"
     config.teacher, config.assistants, config.student, config.num_networks = "tiny_a", "", "tiny_b", 2
-    config.method, config.flip, config.num_epochs, config.batch_size = "independent", True, 4, 8
+    config.method, config.flip, config.num_epochs, config.batch_size = "kdcl", True, 4, 8  # two views of each image
     config.stream.update(image_size=8, num_workers=0)
     train.train(config, tmp_path / "whole", console)
     write = logs.MetricsLog.write
