@@ -21,8 +21,8 @@ def default() -> ConfigDict:
 
     # The method, and the pool it trains.
     config.method = "orc"
-    config.teacher = "resnet56"  # the pivot teacher
-    config.student = "resnet20"  # the target student
+    config.teacher = "resnet56"  # the first member: the pivot teacher, where the method has one
+    config.student = "resnet20"  # the last member: the target student
     config.num_networks = 5  # all members of the pool: pivot teacher, assistants, target student
     config.assistants = "ladder"  # "ladder", "copies" (of the student), or names: "resnet44,resnet32,resnet26"
     config.num_temporary_teachers = 1  # k

@@ -230,14 +230,8 @@ def _summary(run: Run, workdir: Path):
             values.append(f"{sum(epochs) / len(epochs):.1%}" if epochs else "")
         return (name, kind, *values)
 
-    columns = [
-        "member",
-        "role",
-        "top-1",
-        "top-5",
-        "top-1 at best",
-        *(share.replace("_", " ") for share in run.method.shares),
-    ]
+    shares = [share.replace("_", " ") for share in run.method.shares]
+    columns = ["member", "role", "top-1", "top-5", "top-1 at best", *shares]
     table_rows = [cells(name, run.method.roles[i]) for i, name in enumerate(names)]
     title = f"{run.dataset.name} {run.config.eval_split}: last epoch {last['epoch']}, "
     title += f"best epoch {best['epoch']} (of the target student)"

@@ -70,7 +70,7 @@ def test_intensive_teaching_off_leaves_the_pivot_teacher_as_it_is(config, toy):
 def test_fixed_temporary_teachers_never_change_and_are_never_promoted(config, toy):
     config.orc.role_change = False
     stepper, start, end = one_step(config, toy)
-    assert stepper.run.method.pretrained == (0, 1) and stepper.run.method.frozen == (1,)
+    assert [stage.members for stage in stepper.run.method.stages] == [(0, 1)] and stepper.run.method.frozen == (1,)
     assert_identical(stepper.member(end, 1), stepper.member(start, 1))
     assert np.asarray(end.totals["promoted"]).sum() == 0
     with pytest.raises(AssertionError):

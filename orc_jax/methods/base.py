@@ -16,7 +16,8 @@ from orc_jax.step import Context, Setup, Stacks
 class Stage(NamedTuple):
     """A run that comes before the method's own: it trains `members` by `method`, in a folder `name` of the workdir.
 
-    Members that an earlier stage has trained start from there.
+    Members that an earlier stage has trained start from there. The first stage of a method is its pivot teacher's: it
+    takes `config.pretrain_epochs`, and `config.pivot_checkpoint` stands in for it.
     """
 
     name: str
@@ -55,11 +56,6 @@ class Method(NamedTuple):
     frozen: tuple[int, ...] = ()
     start: Callable[[Setup, Stacks, jax.Array], Stacks] | None = None
     ensemble: Callable[[Outputs], jax.Array] | None = None
-
-    @property
-    def pretrained(self) -> tuple[int, ...]:
-        """The members that start trained."""
-        return tuple(sorted({member for stage in self.stages for member in stage.members}))
 
 
 def pool_roles(size: int, first: str, others: str) -> tuple[str, ...]:
