@@ -5,6 +5,8 @@ batch-grouped one. Compilers do badly with both: on CPU the step of a pool becom
 members trained one after the other. The convolution here carries its own batching rule, which runs the members one by
 one inside the same program. Nothing else in the project knows about it: the pool is still `vmap`.
 
+On CPU the gradients are written out, for one network as for many (see `_convolution`).
+
 Convolutions that are grouped in a single network already (depthwise ones, grouped 1x1 ones) are written without the
 convolution instruction, as products and sums that `vmap` needs no help with; on CPU that is several times faster also
 for one network.
@@ -21,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -83,20 +86,33 @@ def over_members(op: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 @functools.cache
-def _convolution(options: tuple[tuple[str, Any], ...]) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The convolution for one set of static options; cached so that equal layers share traces."""
+def _convolution(options: tuple[tuple[str, Any], ...], canonical: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The convolution for one set of static options; cached so that equal layers share traces.
+
+    Args:
+        options: of `jax.lax.conv_general_dilated`.
+        canonical: the layout is NHWC, with explicit padding, neither groups nor dilation.
+    """
 
     def plain(images, kernel):
         return lax.conv_general_dilated(images, kernel, **dict(options))
 
-    # The gradients are the transposes that JAX itself uses; they need the shape of the operand, not its value.
+    # XLA:CPU is fast with convolutions in one layout, and brings others into it outside of loops and branches only; so
+    # there the gradients are written in that layout. Elsewhere they are the transposes that JAX uses, which need the
+    # shape of the operand, not its value.
+    written_out = canonical and jax.default_backend() == "cpu"
+
     @functools.cache
     def images_gradient(shape, dtype):
+        if written_out:
+            return over_members(functools.partial(_canonical_images_gradient, shape, dict(options)))
         like = jax.ShapeDtypeStruct(shape, dtype)
         return over_members(lambda g, kernel: jax.linear_transpose(lambda x: plain(x, kernel), like)(g)[0])
 
     @functools.cache
     def kernel_gradient(shape, dtype):
+        if written_out:
+            return over_members(functools.partial(_canonical_kernel_gradient, shape, dict(options)))
         like = jax.ShapeDtypeStruct(shape, dtype)
         return over_members(lambda g, images: jax.linear_transpose(lambda w: plain(images, w), like)(g)[0])
 
@@ -115,6 +131,72 @@ def _convolution(options: tuple[tuple[str, Any], ...]) -> Callable[[jax.Array, j
 
     convolve.defvjp(convolve_fwd, convolve_bwd)
     return convolve
+
+
+def _canonical_images_gradient(
+    images_shape: tuple[int, ...], options: dict[str, Any], g: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    """The gradient of the images, as a convolution of the cotangent with the flipped kernel.
+
+    Args:
+        images_shape: `[batch, height, width, channels]`.
+        options: of the convolution.
+        g: cotangent of its result, `[batch, height', width', features]`.
+        kernel: `[height, width, channels, features]`.
+    """
+    strides = options["window_strides"]
+    padding = []
+    for i, (low, _) in enumerate(options["padding"]):
+        low = kernel.shape[i] - 1 - low
+        dilated = (g.shape[1 + i] - 1) * strides[i] + 1
+        padding.append((low, images_shape[1 + i] + kernel.shape[i] - 1 - dilated - low))
+    return lax.conv_general_dilated(
+        g,
+        kernel[::-1, ::-1].swapaxes(2, 3),
+        (1, 1),
+        padding,
+        lhs_dilation=strides,
+        dimension_numbers=NHWC,
+        precision=options["precision"],
+    )
+
+
+def _canonical_kernel_gradient(
+    kernel_shape: tuple[int, ...], options: dict[str, Any], g: jax.Array, images: jax.Array
+) -> jax.Array:
+    """The gradient of the kernel, as a convolution of the images, channels as batch, with the cotangent.
+
+    Args:
+        kernel_shape: `[height, width, channels, features]`.
+        options: of the convolution.
+        g: cotangent of its result, `[batch, height', width', features]`.
+        images: its operand, `[batch, height, width, channels]`.
+    """
+    strides = options["window_strides"]
+    padding = []
+    for i, (low, high) in enumerate(options["padding"]):
+        # rows at the end that no window reaches are left out
+        unused = images.shape[1 + i] + low + high - kernel_shape[i] - (g.shape[1 + i] - 1) * strides[i]
+        padding.append((low, high - unused))
+
+    @jax.jit
+    def kernel_gradient(g, images):
+        gradient = lax.conv_general_dilated(
+            images.transpose(3, 1, 2, 0),
+            g.transpose(1, 2, 0, 3),
+            (1, 1),
+            padding,
+            rhs_dilation=strides,
+            dimension_numbers=NHWC,
+            precision=options["precision"],
+        )
+        return gradient.transpose(1, 2, 0, 3)
+
+    # XLA would fuse whatever made the operands, normalisation and ReLU, into the transpositions, where it runs once
+    # more, with strided reads: for a pool of five ResNet-20s that was two fifths of the time. As a function of its own
+    # in the compiled program this gets plain arrays.
+    with set_xla_metadata(inlineable="false"):
+        return kernel_gradient(g, images)
 
 
 def conv_general_dilated(
@@ -148,7 +230,8 @@ def conv_general_dilated(
         raise ValueError("out_sharding: explicit shardings are not supported, the pool shards by pmap")
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     undilated = not isinstance(padding, str) and lhs_dilation in (None, (1, 1)) and rhs_dilation in (None, (1, 1))
-    if feature_group_count > 1 and undilated and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC):
+    canonical = undilated and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
+    if feature_group_count > 1 and canonical:
         if feature_group_count == lhs.shape[-1] == rhs.shape[-1]:
             return depthwise(lhs, rhs, window_strides, padding)
         if rhs.shape[:2] == (1, 1) and tuple(window_strides) == (1, 1) and not np.any(padding):
@@ -166,4 +249,4 @@ def conv_general_dilated(
         ("feature_group_count", feature_group_count),
         ("precision", precision),
     )
-    return _convolution(options)(lhs, rhs)
+    return _convolution(options, canonical and feature_group_count == 1)(lhs, rhs)

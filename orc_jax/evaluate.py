@@ -26,7 +26,7 @@ def evaluator(run: Run) -> Callable[[Stacks], dict]:
     pool of equal networks has "mean" as well, the mean of the members' figures. Every example counts once.
     """
     data = feed.resident(run.dataset.test, run.devices)
-    evaluation_step = parallel.data_parallel(
+    evaluation_step = parallel.DataParallel(
         make_evaluation_step(run.setup, run.method.ensemble), run.devices, donate=False
     )
     names = run.setup.pool.member_names

@@ -25,6 +25,11 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string("workdir", "", "Where the run is kept. Default: runs/<dataset>_<method>.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train, or evaluate a checkpoint of the workdir.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which one to evaluate: latest, best, or a step.")
+CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "orc_jax"),
+    "Folder where compiled programs are kept from run to run; empty: they are not.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -41,6 +46,7 @@ def main(argv: list[str]) -> None:
     from orc_jax.evaluate import evaluate_checkpoint
     from orc_jax.train import train
 
+    keep_programs()
     try:
         if MODE.value == "train":
             train(config, workdir, console)
@@ -50,6 +56,14 @@ def main(argv: list[str]) -> None:
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from the last checkpoint", status=130)
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs on disk, where `--compilation_cache` says, or JAX_COMPILATION_CACHE_DIR if it is set."""
+    import jax
+
+    if CACHE.value and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(Path(CACHE.value).expanduser().absolute()))
 
 
 def parse(argv: list[str]) -> list[str]:

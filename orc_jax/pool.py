@@ -18,6 +18,7 @@ from orc_jax.models import MODELS
 
 Params = dict[str, jax.Array]
 PyTree = Any
+Pullback = Any  # a pytree of arrays [members, ...] that can be called, as `jax.vjp` returns it
 TARGET = 2**31 - 1  # stands for the position of the target student where its initial parameters are drawn
 
 
@@ -139,11 +140,14 @@ def init(pool: Pool, seed: int | jax.Array) -> tuple[dict[str, Params], dict[str
 
 
 def select(pool: Pool, members: Sequence[int]) -> Pool:
-    """The pool of some members of `pool`, renumbered from 0 in increasing order. Its arrays come from `take`."""
+    """The pool of some members of `pool`, renumbered from 0 in increasing order. Its arrays come from `take`.
+
+    A selected pool can be selected from in turn.
+    """
     kept = sorted(members)
     stacks = []
     for stack in pool.stacks:
-        pairs = [(kept.index(m), row) for m, row in zip(stack.members, stack.rows, strict=True) if m in kept]
+        pairs = [(kept.index(member), row) for row, member in enumerate(stack.members) if member in kept]
         if pairs:
             new_members, rows = zip(*pairs, strict=True)
             stacks.append(stack._replace(members=new_members, rows=rows))
@@ -195,21 +199,44 @@ def in_member_order(pool: Pool, stacks: dict[str, jax.Array]) -> jax.Array:
 
 def train(
     pool: Pool, params: dict[str, Params], batch_stats: dict[str, Params], images: jax.Array
-) -> tuple[Outputs, dict[str, Params]]:
-    """All members in training mode, and the moved statistics of the stacks.
+) -> tuple[Outputs, dict[str, Pullback], dict[str, Params]]:
+    """All members in training mode.
+
+    Each member's pass is differentiated by itself, inside the `vmap`: what a pullback keeps of the pass is stacked like
+    all else, so that one member's can be taken out of it.
 
     Args:
         pool: the members.
         params, batch_stats: by stack. Parameters of no stack of the pool are those of heads, and handed on.
         images: `[batch, height, width, channels]` for all members, or `[members, batch, height, width, channels]`.
+
+    Returns:
+        The outputs, a pullback for each stack (see `gradients`), and the moved statistics of the stacks.
     """
-    logits, features, moved = {}, {}, dict(batch_stats)
+    logits, features, pullbacks, moved = {}, {}, {}, dict(batch_stats)
     for stack in pool.stacks:
+
+        def one_member(params, batch_stats, images, stack=stack):
+            return jax.vjp(lambda params: stack.network.train(params, batch_stats, images), params, has_aux=True)
+
         views, axis = _views(stack, images)
-        apply = jax.vmap(stack.network.train, in_axes=(0, 0, axis))
-        outputs, moved[stack.name] = apply(params[stack.name], batch_stats[stack.name], views)
-        logits[stack.name], features[stack.name] = outputs
-    return Outputs(in_member_order(pool, logits), features, _heads(pool, params)), moved
+        passed = jax.vmap(one_member, in_axes=(0, 0, axis))(params[stack.name], batch_stats[stack.name], views)
+        (logits[stack.name], features[stack.name]), pullbacks[stack.name], moved[stack.name] = passed
+    return Outputs(in_member_order(pool, logits), features, _heads(pool, params)), pullbacks, moved
+
+
+def gradients(pool: Pool, pullbacks: dict[str, Pullback], cotangent: Outputs) -> dict[str, Params]:
+    """The gradients of the members' parameters by stack, and those of the heads, which are their cotangents.
+
+    Args:
+        pool: the members.
+        pullbacks: of their pass, from `train`.
+        cotangent: of the outputs of `train`.
+    """
+    pull = jax.vmap(lambda pullback, logits, features: pullback((logits, features))[0])
+    logits = by_stack(pool, cotangent.logits)
+    grads = {name: pull(pullbacks[name], logits[name], cotangent.features[name]) for name in logits}
+    return cotangent.heads | grads
 
 
 def predict(pool: Pool, params: dict[str, Params], batch_stats: dict[str, Params], images: jax.Array) -> Outputs:

@@ -16,7 +16,7 @@ from orc_jax import optim, parallel, rngs
 from orc_jax import pool as pools
 from orc_jax.data.augment import crop_and_flip, normalize
 from orc_jax.data.sets import Images
-from orc_jax.pool import Outputs, Params, Pool
+from orc_jax.pool import Outputs, Params, Pool, Pullback
 from orc_jax.roles import gate
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Forward(NamedTuple):
     """A forward pass in training mode that can still be learnt from."""
 
     outputs: Outputs  # no gradient attached
-    pullback: Callable[[Outputs], dict[str, Params]]  # cotangent of the outputs -> gradients by stack
+    pullbacks: dict[str, Pullback]  # by stack
     batch_stats: dict[str, Params]
 
     @property
@@ -149,10 +149,19 @@ def forward(pool: Pool, stacks: Stacks, images: jax.Array) -> Forward:
     """
     batch_stats = {name: stack.batch_stats for name, stack in stacks.items()}
     params = {name: stack.params for name, stack in stacks.items()}
-    outputs, pullback, moved = jax.vjp(
-        lambda params: pools.train(pool, params, batch_stats, images), params, has_aux=True
-    )
-    return Forward(outputs, lambda cotangent: pullback(cotangent)[0], moved)
+    return Forward(*pools.train(pool, params, batch_stats, images))
+
+
+def part(passed: Forward, member: int, selected: Pool) -> Forward:
+    """One member's part of a pass, to be learnt from by itself.
+
+    Args:
+        passed: of the whole pool.
+        member: its position there.
+        selected: the pool of this member alone, from `orc_jax.pool.select`.
+    """
+    outputs = Outputs(passed.logits[member : member + 1], pools.take(selected, passed.outputs.features), {})
+    return Forward(outputs, pools.take(selected, passed.pullbacks), pools.take(selected, passed.batch_stats))
 
 
 def predict(pool: Pool, stacks: Stacks, images: jax.Array) -> Outputs:
@@ -195,7 +204,7 @@ def learn(
     """
     losses, pull_loss = jax.vjp(lambda outputs: loss(outputs).mean(-1), passed.outputs)
     (cotangent,) = pull_loss(jnp.ones_like(losses))
-    grads = context.mean(passed.pullback(cotangent))
+    grads = context.mean(pools.gradients(pool, passed.pullbacks, cotangent))
     grads = share(grads) if share else grads
     rate = context.setup.learning_rate(context.step) * lr_multiplier
     masks = {} if learns is None else pools.by_stack(pool, learns)

@@ -68,7 +68,7 @@ def fit(run: Run, workdir: Path, trained: dict[int, tuple[Params, Params]], cons
         if step >= run.num_steps:
             return
         data = feed.resident(run.dataset.train, run.devices)
-        train_step = parallel.data_parallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=True)
+        train_step = parallel.DataParallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=True)
         evaluate = evaluator(run)
         log = logs.MetricsLog(workdir, step)
         opened = feed.training(run.dataset, config, run.devices, step, run.num_steps, run.method.views)

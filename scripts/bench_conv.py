@@ -6,14 +6,16 @@ python -m scripts.bench_conv --models resnet20 --members 5 --batch 128 --plain
 """
 
 import argparse
-import statistics
 import time
 
 import jax
+import jax.numpy as jnp
 
 from orc_jax import pool
 from orc_jax.losses import cross_entropy
 from orc_jax.models import LARGE, MODELS, layers
+from orc_jax.parallel import COMPILER_OPTIONS
+from scripts.bench import measure
 
 FAMILIES = (
     "resnet20",
@@ -40,27 +42,18 @@ def prepare(model: str, members: int, batch: int, image_size: int):
     images = jax.random.normal(jax.random.key(1), (batch, *shape))
     labels = jax.random.randint(jax.random.key(2), (batch,), 0, 100)
 
-    def loss(params):
-        outputs, moved = pool.train(networks, params, batch_stats, images)
-        return cross_entropy(outputs.logits, labels).mean(1).sum(), moved
+    def step(params):
+        outputs, pullbacks, moved = pool.train(networks, params, batch_stats, images)
+        loss = lambda logits: cross_entropy(logits, labels).mean(1).sum()  # noqa: E731
+        cotangent = jax.tree.map(jnp.zeros_like, outputs)._replace(logits=jax.grad(loss)(outputs.logits))
+        return pool.gradients(networks, pullbacks, cotangent), moved
 
-    lowered = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params)
+    lowered = jax.jit(step, compiler_options=COMPILER_OPTIONS.get(jax.default_backend())).lower(params)
     started = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - started
     jax.block_until_ready(compiled(params))
     return lambda: compiled(params), seconds
-
-
-def measure(programs: dict, repeats: int) -> dict[str, float]:
-    """Median seconds of each program, their runs interleaved so that a busy machine is unfair to all alike."""
-    times = {name: [] for name in programs}
-    for _ in range(repeats):
-        for name, program in programs.items():
-            started = time.perf_counter()
-            jax.block_until_ready(program())
-            times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> None:

@@ -61,6 +61,7 @@ def command(argv: list[str]) -> None:
     """Runs the comparison that the flags describe."""
     del argv
     logging.set_verbosity(logging.ERROR)
+    main.keep_programs()  # seeds of one method have one program
     config = main.CONFIG.value
     workdir = Path(main.WORKDIR.value or f"runs/compare_{config.dataset}")
     try:
@@ -90,8 +91,6 @@ def compare(config: ConfigDict, methods: Sequence[str], seeds: int, workdir: Pat
     plans = {m: [method_config(config, m, config.seed + i, workdir) for i in range(seeds)] for m in methods}
     for runs in plans.values():
         configs.validate(runs[0], len(jax.local_devices()))
-    # Seeds of one method have one program; it is compiled once and found here by the others.
-    jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
     results = {m: [] for m in plans}
     for i in range(seeds):
         for method, runs in plans.items():

@@ -21,7 +21,7 @@ class Stepper:
     def __init__(self, run):
         self.run = run
         step = make_train_step(run.setup, run.method.iterate)
-        self.train_step = parallel.data_parallel(step, run.devices, donate=False)
+        self.train_step = parallel.DataParallel(step, run.devices, donate=False)
         self.data = jax.device_put(run.dataset.train, run.sharding)
 
     def init(self, seed=0):

@@ -17,13 +17,6 @@ pytestmark = pytest.mark.usefixtures("toy_set")
 METHODS = ["kd", "pcl", "independent"]
 
 
-@pytest.fixture(autouse=True)
-def cache():
-    """The persistent cache of compiled programs is the comparison's; other tests go without."""
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 @pytest.fixture
 def short(config):
     config.num_networks, config.assistants, config.num_epochs = 3, "tiny_b", 1

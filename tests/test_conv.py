@@ -11,6 +11,8 @@ from orc_jax.conv import conv_general_dilated, depthwise
 CASES = {
     "plain": {},
     "stride": {"window_strides": (2, 2)},
+    "stride, larger kernel": {"window_strides": (2, 3), "kernel": (4, 5), "padding": ((2, 1), (0, 2))},
+    "1x1, stride": {"window_strides": (2, 2), "kernel": (1, 1), "padding": ((0, 0), (0, 0))},
     "valid": {"padding": "VALID"},
     "same": {"padding": "SAME", "window_strides": (2, 2)},
     "uneven padding": {"padding": ((1, 2), (0, 1))},

@@ -299,10 +299,10 @@ def test_a_diverging_member_stops_the_run(config, console, tmp_path):
         train.train(config, tmp_path / "run", console)
 
 
-def command(*arguments):
+def command(*arguments, cache="", xla_flags=""):
     """Runs the command as a person would: without the flags that make tests compile fast and compute slowly."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    arguments = [sys.executable, "-m", "orc_jax.main", *arguments]
+    environment = os.environ | {"XLA_FLAGS": xla_flags}
+    arguments = [sys.executable, "-m", "orc_jax.main", f"--compilation_cache={cache}", *arguments]
     return subprocess.run(arguments, capture_output=True, text=True, cwd=Path(__file__).parent.parent, env=environment)
 
 
@@ -315,6 +315,19 @@ def test_it_learns(tmp_path):
     (last,) = [row for row in logs.read_rows(tmp_path / "run") if "eval/top1/ensemble" in row]
     assert last["eval/top1/2_resnet8"] > 0.9
     assert last["eval/top1/0_resnet8"] > 0.9
+
+
+def test_programs_are_kept_from_run_to_run(tmp_path):
+    """A second run of the same kind, with another seed and in another folder, has nothing to add."""
+    fields = "method=independent num_networks=1 student=resnet8 examples_per_class=6 batch_size=32 num_epochs=1"
+    fields = [f"--config.{field}" for field in [*fields.split(), "warmup_epochs=0"]]
+    kept = []
+    for seed in (0, 1):
+        arguments = (*fields, f"--config.seed={seed}", f"--workdir={tmp_path / str(seed)}")
+        done = command(*arguments, cache=tmp_path / "cache", xla_flags=os.environ["XLA_FLAGS"])
+        assert done.returncode == 0, done.stderr
+        kept.append(sorted(path.name for path in (tmp_path / "cache").iterdir() if path.name.endswith("-cache")))
+    assert kept[0] and kept[1] == kept[0]
 
 
 @pytest.mark.parametrize(

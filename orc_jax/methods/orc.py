@@ -27,7 +27,7 @@ from orc_jax.losses import cross_entropy, guided_distillation
 from orc_jax.methods.base import Method, Stage, pool_roles, scores
 from orc_jax.pool import put, select, take
 from orc_jax.roles import feedback_indices, feedback_shares, top_k_mask
-from orc_jax.step import Context, Stacks, forward, learn, predict
+from orc_jax.step import Context, Stacks, forward, learn, part, predict
 
 
 def orc(
@@ -67,7 +67,7 @@ def orc(
             mean logits of the teacher group.
         role_change: off, members 1 ... k are fixed temporary teachers, pre-trained and frozen, as in DGKD.
         temporary_teacher_logits: a temporary teacher teaches with its logits "after" its private update, the order of
-            the paper, or with those from "before", which saves a forward and a backward pass of the student group.
+            the paper, or with those from "before", which saves a forward and a backward pass of that teacher.
             NOTE(paper): implied by the order of the teachings.
         pivot_batch_norm: the pivot teacher teaches with "running" statistics, or with those of the "batch".
             NOTE(paper): not known to us.
@@ -130,10 +130,11 @@ def orc(
         elif temporary_teacher_logits == "before":
             stacks_s = teach(stacks_s, passed.logits, promoted, None)
         else:
-            stacks_s = teach(stacks_s, passed.logits, promoted, promoted)
-            # NOTE(paper): the second look is in training mode, as the first; it does not move the statistics again.
-            logits_t = forward(students, stacks_s, images).logits
-            stacks_s = teach(stacks_s, logits_t, promoted, ~promoted)
+            private = lambda out: teaching_loss(  # noqa: E731
+                out.logits, labels, logits_p, jnp.full((1, 1), float(private_teaching)), temperature, beta
+            )
+            stacks_s, logits_t = teach_promoted(context, students, stacks_s, passed, promoted, images, private)
+            stacks_s = teach(stacks_s, logits_t, jnp.ones(k, bool), ~promoted)
 
         stacks = put(students, put(pivot, stacks, stacks_p), stacks_s)
         taught = [logits_p, passed.logits] if role_change else [logits_p, logits_t, passed.logits]
@@ -160,6 +161,28 @@ def orc(
             return lam * of_batch + (1 - lam) * of_feedback
 
         return learn(context, pivot, stacks_p, passed, loss, lr_multiplier=pivot_lr_multiplier)[0]
+
+    def teach_promoted(context, students, stacks_s, passed, promoted, images, loss):
+        """Private teaching, and the logits `[k, batch, classes]` of the temporary teachers afterwards.
+
+        One branch for each student, so that none but the promoted cost a backward and another forward pass.
+        """
+
+        def branch(i):
+            student = select(students, [i])
+
+            def taught(stacks_s):
+                stacks = learn(context, student, take(student, stacks_s), part(passed, i, student), loss)[0]
+                # NOTE(paper): the second look is in training mode, as the first; it does not move the statistics again.
+                return put(student, stacks_s, stacks), forward(student, stacks, images).logits
+
+            return taught
+
+        logits_t = []
+        for i in jnp.nonzero(promoted, size=k)[0]:
+            stacks_s, logits = jax.lax.switch(i, [branch(i) for i in range(students.size)], stacks_s)
+            logits_t.append(logits)
+        return stacks_s, jnp.concatenate(logits_t)
 
     metrics = ("loss", "accuracy", "promoted", "feedback_share")
     stages = (Stage("pivot", "independent", (0, *fixed)),)

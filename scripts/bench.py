@@ -1,0 +1,273 @@
+"""What an ORC iteration costs, what it could cost at best, and what the obvious PyTorch loop takes, on any backend.
+
+python -m scripts.bench                                        # all parts; minutes on a GPU, an hour on two CPU cores
+python -m scripts.bench --parts iteration --pools five --dtypes float32 --no_torch
+python -m scripts.bench --parts sizes batches devices steps
+
+Images are random, 32x32, of 100 classes. The programs of a table run in turn, so that a busy machine is unfair to all
+alike: compare figures of one table only. The parts:
+
+iteration  each pool and type. The floor is the sum of the members' own training steps, each compiled alone, and of the
+           forward pass that the pivot teacher teaches with. "vmap" is the same iteration with JAX's own convolution.
+sizes      pools of 2 ... 16 ResNet-20s
+batches    the pool `five` at batches of 32 ... 512
+devices    the pool `five`, one global batch, on 1, 2 and 4 devices (on CPU virtual ones, which share the cores)
+steps      one step per call, and ten in a `lax.scan`
+"""
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from orc_jax import config, parallel
+from orc_jax.data.sets import Dataset, Images
+from orc_jax.models import ladder, layers
+from orc_jax.run import build
+from orc_jax.step import TrainState, init_state, make_train_step, predict
+
+POOLS = {
+    "default": ("resnet56", *ladder("resnet56", "resnet20", 3), "resnet20"),
+    "five": ("resnet20",) * 5,
+    "wide": ("wrn_40_2", *ladder("wrn_40_2", "wrn_16_2", 3), "wrn_16_2"),
+}
+# Operations and bytes per second of a device, as its maker states them (dense; float32 is TF32 on tensor cores).
+PEAKS = {
+    "H100": {"float32": 495e12, "bfloat16": 989e12, "bytes": 3.35e12},
+    "H200": {"float32": 495e12, "bfloat16": 989e12, "bytes": 4.8e12},
+    "A100": {"float32": 156e12, "bfloat16": 312e12, "bytes": 2.0e12},
+}
+
+
+class Program(NamedTuple):
+    """A compiled training step, and what the compiler says of it."""
+
+    run: Callable[[], object]
+    compile_seconds: float
+    memory: float  # bytes of arguments, results and temporaries, on one device
+    flops: float
+    bytes: float
+
+
+def prepare(
+    architectures: Sequence[str],
+    batch: int,
+    dtype: str = "float32",
+    *,
+    method: str = "orc",
+    variant: str = "after",
+    num_devices: int = 1,
+    num_steps: int = 1,
+    forward_only: bool = False,
+) -> Program:
+    """The training step of a pool, or its forward pass in evaluation mode.
+
+    Args:
+        architectures: in member order.
+        batch: images in the global batch.
+        dtype: of the activations.
+        method: of training; "independent" for a member alone.
+        variant: `orc.temporary_teacher_logits`.
+        num_devices: over which the batch is sharded.
+        num_steps: in one call, by `jax.lax.scan`.
+        forward_only: no training step, but what the pivot teacher does to teach.
+    """
+    fields = config.default()
+    fields.method, fields.dtype, fields.batch_size = method, dtype, batch
+    fields.orc.temporary_teacher_logits = variant
+    rng = np.random.default_rng(0)
+    images = Images(rng.integers(0, 256, (batch, 32, 32, 3), np.uint8), rng.integers(0, 100, batch, np.int32))
+    dataset = Dataset("random", images, images, tuple(map(str, range(100))), (32, 32, 3), (0.5,) * 3, (0.25,) * 3)
+    run = build(fields, dataset, jax.local_devices()[:num_devices], architectures)
+    state = jax.device_put(init_state(run.setup, run.method, 0), run.sharding)
+    data = jax.device_put(images, run.sharding)
+    step = make_train_step(run.setup, run.method.iterate)
+
+    def several(state: TrainState, data: Images, indices: jax.Array):
+        return jax.lax.scan(lambda state, _: (step(state, data, indices), None), state, length=num_steps)[0]
+
+    def forward(state: TrainState, data: Images, indices: jax.Array):
+        normalized = (data.images[indices] / 255.0 - 0.5) / 0.25
+        return parallel.mean(predict(run.setup.pool, state.stacks, normalized).logits, parallel.AXIS)
+
+    function = forward if forward_only else several if num_steps > 1 else step
+    args = state, data, parallel.shard(np.arange(batch, dtype=np.int32), num_devices)
+    mapped = parallel.DataParallel(function, run.devices, donate=False)
+    started = time.perf_counter()
+    compiled = mapped.compile(*args)
+    seconds = time.perf_counter() - started
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    size = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return Program(lambda: compiled(*args), seconds, size, cost.get("flops", 0.0), cost.get("bytes accessed", 0.0))
+
+
+def measure(programs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each program, their runs interleaved. A GPU gets ten calls at a time."""
+    calls = 1 if jax.default_backend() == "cpu" else 10
+    times = {name: [] for name in programs}
+    for program in programs.values():
+        jax.block_until_ready(program())
+    for _ in range(repeats):
+        for name, program in programs.items():
+            started = time.perf_counter()
+            results = [program() for _ in range(calls)]
+            jax.block_until_ready(results[-1])
+            times[name].append((time.perf_counter() - started) / calls)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def floor_of(architectures: Sequence[str], alone: dict[str, float]) -> float:
+    """Seconds of the members' own steps and the pivot teacher's forward pass, from the seconds of each."""
+    return sum(alone[f"step of {name}"] for name in architectures) + alone["forward of the pivot teacher"]
+
+
+def roofline(program: Program, dtype: str) -> float | None:
+    """The seconds that the device's peaks allow, or None for a device that `PEAKS` does not know."""
+    kind = jax.devices()[0].device_kind
+    peaks = next((peaks for name, peaks in PEAKS.items() if name in kind), None)
+    return peaks and max(program.flops / peaks[dtype], program.bytes / peaks["bytes"])
+
+
+def iteration(args: argparse.Namespace) -> list[dict]:
+    """The rows of the first table."""
+    rows = []
+    for pool in args.pools:
+        architectures, batch = POOLS[pool], args.batch
+        for dtype in args.dtypes:
+            ours = {"after": prepare(architectures, batch, dtype), "before": None}
+            ours["before"] = prepare(architectures, batch, dtype, variant="before")
+            alone = {
+                f"step of {name}": prepare([name], batch, dtype, method="independent").run
+                for name in dict.fromkeys(architectures)
+            }
+            pivot = prepare(architectures[:1], batch, dtype, method="independent", forward_only=True)
+            alone["forward of the pivot teacher"] = pivot.run
+            others = {}
+            if args.torch:
+                from scripts import bench_torch  # PyTorch is optional
+
+                others["PyTorch, eager"] = bench_torch.orc_iteration(architectures, batch, dtype, compiled=False)
+                if args.torch_compile:
+                    others["PyTorch, torch.compile"] = bench_torch.orc_iteration(
+                        architectures, batch, dtype, compiled=True
+                    )
+            seconds = measure({name: program.run for name, program in ours.items()} | alone | others, args.repeats)
+            floor = floor_of(architectures, seconds)
+            if args.vmap:
+                jaxs, layers.conv_general_dilated = layers.conv_general_dilated, jax.lax.conv_general_dilated
+                ours["plain vmap"] = prepare(architectures, batch, dtype)
+                layers.conv_general_dilated = jaxs
+                seconds |= measure({"plain vmap": ours["plain vmap"].run}, 1)
+            for name in [*ours, *others]:
+                program = ours.get(name)
+                row = {"pool": pool, "dtype": dtype, "program": name, "seconds": seconds[name]}
+                row |= {"images/s": batch / seconds[name], "of the floor": seconds[name] / floor}
+                if program:
+                    row |= {"GiB": program.memory / 2**30, "compile, s": program.compile_seconds}
+                    if best := roofline(program, dtype):
+                        row["of the roofline"] = seconds[name] / best
+                rows.append(row)
+            rows.append({"pool": pool, "dtype": dtype, "program": "floor", "seconds": floor, "of the floor": 1.0})
+    return rows
+
+
+def scaling(name: str, programs: dict[int, Program], per: Callable[[int], float], repeats: int) -> list[dict]:
+    """Rows of a table over `name`, with the seconds relative to growth in proportion to `per`."""
+    seconds = measure({str(n): program.run for n, program in programs.items()}, repeats)
+    first = next(iter(programs))
+    unit = seconds[str(first)] / per(first)
+    return [
+        {
+            name: n,
+            "seconds": seconds[str(n)],
+            "of proportional": seconds[str(n)] / (unit * per(n)),
+            "GiB": program.memory / 2**30,
+            "compile, s": program.compile_seconds,
+        }
+        for n, program in programs.items()
+    ]
+
+
+def sizes(args: argparse.Namespace) -> list[dict]:
+    programs = {n: prepare(["resnet20"] * n, args.batch) for n in (2, 3, 5, 8, 16)}
+    return scaling("members", programs, lambda n: n, args.repeats)
+
+
+def batches(args: argparse.Namespace) -> list[dict]:
+    programs = {n: prepare(POOLS["five"], n) for n in (32, 64, 128, 256, 512)}
+    return scaling("batch", programs, lambda n: n, args.repeats)
+
+
+def devices(args: argparse.Namespace) -> list[dict]:
+    if jax.default_backend() == "cpu" and len(jax.devices()) < 4:
+        # The number of virtual devices is fixed when JAX starts.
+        command = [sys.executable, "-m", "scripts.bench", "--parts", "devices", "--json"]
+        command += ["--batch", str(args.batch), "--repeats", str(args.repeats)]
+        flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+        result = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, check=True)
+        return json.loads(result.stdout)["devices"]
+    counts = [n for n in (1, 2, 4, 8) if n <= len(jax.devices())]
+    programs = {n: prepare(POOLS["five"], args.batch, num_devices=n) for n in counts}
+    on_cpu = jax.default_backend() == "cpu"
+    return scaling("devices", programs, lambda n: 1.0 if on_cpu else 1 / n, args.repeats)
+
+
+def steps(args: argparse.Namespace) -> list[dict]:
+    programs = {n: prepare(POOLS["five"], args.batch, num_steps=n) for n in (1, 10)}
+    return scaling("steps per call", programs, lambda n: n, args.repeats)
+
+
+def markdown(rows: list[dict]) -> str:
+    """A table with a column for every key that occurs."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+
+    def cell(value: float | int | str) -> str:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(cell(row.get(column, "")) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+PARTS = {"iteration": iteration, "sizes": sizes, "batches": batches, "devices": devices, "steps": steps}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--pools", nargs="+", default=list(POOLS), choices=POOLS)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no_torch", dest="torch", action="store_false", help="leave PyTorch out")
+    parser.add_argument("--no_torch_compile", dest="torch_compile", action="store_false")
+    parser.add_argument("--no_vmap", dest="vmap", action="store_false", help="leave the plain vmap out, slow on CPU")
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--out", type=Path, help="folder for bench.md and bench.json")
+    args = parser.parse_args()
+    device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores"
+    command = shlex.join(["python", "-m", "scripts.bench", *sys.argv[1:]])
+    title = f"`{command}`, batch {args.batch}; {device}, jax {jax.__version__}, {date.today()}"
+    tables = {part: PARTS[part](args) for part in args.parts}
+    text = "\n\n".join([title, *(f"{part}\n\n{markdown(rows)}" for part, rows in tables.items())])
+    data = json.dumps({"title": title} | tables, indent=1)
+    print(data if args.json else text)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "bench.md").write_text(text + "\n")
+        (args.out / "bench.json").write_text(data + "\n")
+
+
+if __name__ == "__main__":
+    main()
