@@ -176,6 +176,21 @@ def put(selected: Pool, stacks: dict[str, PyTree], values: dict[str, PyTree]) ->
     return stacks | replaced
 
 
+def take_row(values: PyTree, row: jax.Array) -> PyTree:
+    """One row of one stack's values, as a stack of one: `[1, ...]`. The row is a value: one program serves all."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, row, 1), values)
+
+
+def put_row(values: PyTree, row: jax.Array, new: PyTree) -> PyTree:
+    """One stack's `values` with one row replaced: the inverse of `take_row`."""
+    return jax.tree.map(lambda x, n: jax.lax.dynamic_update_slice_in_dim(x, n, row, 0), values, new)
+
+
+def one_member(stack: Stack) -> Pool:
+    """The pool of one member of `stack`, whichever it is."""
+    return Pool((stack.name,), (stack._replace(members=(0,), rows=(0,)),))
+
+
 def take_member(pool: Pool, stacks: dict[str, PyTree], member: int) -> PyTree:
     """One member's values, without the member axis."""
     stack = next(s for s in pool.stacks if member in s.members)

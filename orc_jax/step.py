@@ -16,7 +16,7 @@ from orc_jax import optim, parallel, rngs
 from orc_jax import pool as pools
 from orc_jax.data.augment import crop_and_flip, normalize
 from orc_jax.data.sets import Images
-from orc_jax.pool import Outputs, Params, Pool, Pullback
+from orc_jax.pool import Outputs, Params, Pool, Pullback, Stack
 from orc_jax.roles import gate
 
 if TYPE_CHECKING:
@@ -152,16 +152,14 @@ def forward(pool: Pool, stacks: Stacks, images: jax.Array) -> Forward:
     return Forward(*pools.train(pool, params, batch_stats, images))
 
 
-def part(passed: Forward, member: int, selected: Pool) -> Forward:
-    """One member's part of a pass, to be learnt from by itself.
-
-    Args:
-        passed: of the whole pool.
-        member: its position there.
-        selected: the pool of this member alone, from `orc_jax.pool.select`.
-    """
-    outputs = Outputs(passed.logits[member : member + 1], pools.take(selected, passed.outputs.features), {})
-    return Forward(outputs, pools.take(selected, passed.pullbacks), pools.take(selected, passed.batch_stats))
+def part(passed: Forward, stack: Stack, row: jax.Array) -> Forward:
+    """The part of a pass that is the member in `row` of `stack`: a pass of `orc_jax.pool.one_member`."""
+    features, pullback, batch_stats = pools.take_row(
+        (passed.outputs.features[stack.name], passed.pullbacks[stack.name], passed.batch_stats[stack.name]), row
+    )
+    logits = pools.take_row(passed.logits, jnp.array(stack.members)[row])
+    outputs = Outputs(logits, {stack.name: features}, {})
+    return Forward(outputs, {stack.name: pullback}, {stack.name: batch_stats})
 
 
 def predict(pool: Pool, stacks: Stacks, images: jax.Array) -> Outputs:

@@ -16,6 +16,7 @@ The paper's code was never published. Where the paper leaves a choice open, the 
 is an option with a default.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -25,7 +26,7 @@ from orc_jax.data.sets import Images
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.losses import cross_entropy, guided_distillation
 from orc_jax.methods.base import Method, Stage, pool_roles, scores
-from orc_jax.pool import put, select, take
+from orc_jax.pool import one_member, put, put_row, select, take, take_row
 from orc_jax.roles import feedback_indices, feedback_shares, top_k_mask
 from orc_jax.step import Context, Stacks, forward, learn, part, predict
 
@@ -118,23 +119,27 @@ def orc(
         logits_p = _teaching_logits(pivot, stacks_p, images, pivot_batch_norm)
 
         # Private and group teaching.
-        def teach(stacks_s, logits_t, teaches, learns):
+        def teaching_by(logits_t, teaches):
+            """The losses of all students, or of one, as a function of their outputs."""
             sources, guidance = teacher_group(logits_p, logits_t, teaches, promoted, teaching)
             guidance *= jnp.where(promoted, private_teaching, group_teaching)[:, None]
-            loss = lambda out: teaching_loss(out.logits, labels, sources, guidance, temperature, beta)  # noqa: E731
-            return learn(context, students, stacks_s, passed, loss, learns=learns)[0]
+
+            def loss(out, student=None):
+                guided = guidance if student is None else guidance[student][None]
+                return teaching_loss(out.logits, labels, sources, guided, temperature, beta)
+
+            return loss
 
         if not role_change:
             logits_t = predict(temporary, take(temporary, stacks), images).logits
-            stacks_s = teach(stacks_s, logits_t, jnp.ones(k, bool), None)
+            stacks_s, _ = learn(context, students, stacks_s, passed, teaching_by(logits_t, jnp.ones(k, bool)))
         elif temporary_teacher_logits == "before":
-            stacks_s = teach(stacks_s, passed.logits, promoted, None)
+            stacks_s, _ = learn(context, students, stacks_s, passed, teaching_by(passed.logits, promoted))
         else:
-            private = lambda out: teaching_loss(  # noqa: E731
-                out.logits, labels, logits_p, jnp.full((1, 1), float(private_teaching)), temperature, beta
-            )
+            private = teaching_by(logits_p[:0], jnp.zeros(0, bool))
             stacks_s, logits_t = teach_promoted(context, students, stacks_s, passed, promoted, images, private)
-            stacks_s = teach(stacks_s, logits_t, jnp.ones(k, bool), ~promoted)
+            group = teaching_by(logits_t, jnp.ones(k, bool))
+            stacks_s = teach_rest(context, students, stacks_s, passed, promoted, group)
 
         stacks = put(students, put(pivot, stacks, stacks_p), stacks_s)
         taught = [logits_p, passed.logits] if role_change else [logits_p, logits_t, passed.logits]
@@ -162,27 +167,44 @@ def orc(
 
         return learn(context, pivot, stacks_p, passed, loss, lr_multiplier=pivot_lr_multiplier)[0]
 
+    # Where temporary teachers have to learn before they teach, students learn one by one, in branches: none is computed
+    # that does not learn, and of the promoted alone a second forward pass. Members of one architecture share a branch.
+
+    def lesson(context, stack, row, state, passed, loss):
+        """The new state of the student in `row` of `stack`, which is in `state`; its leaves are `[1, ...]`."""
+        student = jnp.array(stack.members)[row]
+        own = {stack.name: take_row(state, row)}
+        return learn(context, one_member(stack), own, part(passed, stack, row), lambda out: loss(out, student))[0]
+
     def teach_promoted(context, students, stacks_s, passed, promoted, images, loss):
-        """Private teaching, and the logits `[k, batch, classes]` of the temporary teachers afterwards.
+        """Private teaching, and the logits `[k, batch, classes]` of the temporary teachers afterwards."""
 
-        One branch for each student, so that none but the promoted cost a backward and another forward pass.
-        """
+        def teach(stack, row, stacks_s):
+            own = lesson(context, stack, row, stacks_s[stack.name], passed, loss)
+            # NOTE(paper): the second look is in training mode, as the first; it does not move the statistics again.
+            logits = forward(one_member(stack), own, images).logits
+            return stacks_s | {stack.name: put_row(stacks_s[stack.name], row, own[stack.name])}, logits
 
-        def branch(i):
-            student = select(students, [i])
-
-            def taught(stacks_s):
-                stacks = learn(context, student, take(student, stacks_s), part(passed, i, student), loss)[0]
-                # NOTE(paper): the second look is in training mode, as the first; it does not move the statistics again.
-                return put(student, stacks_s, stacks), forward(student, stacks, images).logits
-
-            return taught
-
+        branches = [functools.partial(teach, stack) for stack in students.stacks]
+        places = sorted((m, s, row) for s, stack in enumerate(students.stacks) for row, m in enumerate(stack.members))
+        _, stack_of, row_of = jnp.array(places).T
         logits_t = []
         for i in jnp.nonzero(promoted, size=k)[0]:
-            stacks_s, logits = jax.lax.switch(i, [branch(i) for i in range(students.size)], stacks_s)
+            stacks_s, logits = jax.lax.switch(stack_of[i], branches, row_of[i], stacks_s)
             logits_t.append(logits)
         return stacks_s, jnp.concatenate(logits_t)
+
+    def teach_rest(context, students, stacks_s, passed, promoted, loss):
+        """Group teaching."""
+
+        def teach(stack, row, state):
+            def taught():
+                return put_row(state, row, lesson(context, stack, row, state, passed, loss)[stack.name])
+
+            return jax.lax.cond(promoted[jnp.array(stack.members)[row]], lambda: state, taught)
+
+        rows = {stack.name: (len(stack.members), functools.partial(teach, stack)) for stack in students.stacks}
+        return {name: jax.lax.fori_loop(0, count, body, stacks_s[name]) for name, (count, body) in rows.items()}
 
     metrics = ("loss", "accuracy", "promoted", "feedback_share")
     stages = (Stage("pivot", "independent", (0, *fixed)),)
