@@ -29,7 +29,7 @@ class DataParallel:
     """
 
     def __init__(self, step: Callable, devices: Sequence[jax.Device], *, donate: bool):
-        self._mapped = jax.pmap(
+        self.mapped = jax.pmap(
             step,
             axis_name=AXIS,
             in_axes=(None, None, 0),
@@ -44,7 +44,7 @@ class DataParallel:
 
     def lower(self, *args) -> jax.stages.Lowered:
         """The program for arguments of these shapes, not compiled yet."""
-        return self._mapped.lower(*args)
+        return self.mapped.lower(*args)
 
     def compile(self, *args) -> jax.stages.Compiled:
         """The program for arguments of these shapes."""
@@ -52,7 +52,7 @@ class DataParallel:
 
     def __call__(self, *args):
         if self._options is None:
-            return self._mapped(*args)
+            return self.mapped(*args)
         # `pmap` takes no options of the compiler, so its programs are kept here.
         leaves, structure = jax.tree.flatten(args)
         key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)

@@ -5,7 +5,8 @@ python -m scripts.bench --parts iteration --pools five --dtypes float32 --no_tor
 python -m scripts.bench --parts sizes batches devices steps
 
 Images are random, 32x32, of 100 classes. The programs of a table run in turn, so that a busy machine is unfair to all
-alike: compare figures of one table only. The parts:
+alike: compare figures of one table only. On Linux, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 gives programs on CPU large
+pages, which makes a difference. The parts:
 
 iteration  each pool and type. The floor is the sum of the members' own training steps, each compiled alone, and of the
            forward pass that the pivot teacher teaches with. "vmap" is the same iteration with JAX's own convolution.
@@ -16,6 +17,7 @@ steps      one step per call, and ten in a `lax.scan`
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -23,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +34,7 @@ import jax
 import numpy as np
 
 from orc_jax import config, parallel
+from orc_jax.cost import flops
 from orc_jax.data.sets import Dataset, Images
 from orc_jax.models import ladder, layers
 from orc_jax.run import build
@@ -56,8 +59,8 @@ class Program(NamedTuple):
     run: Callable[[], object]
     compile_seconds: float
     memory: float  # bytes of arguments, results and temporaries, on one device
-    flops: float
-    bytes: float
+    flops: float  # on one device
+    bytes: float  # read and written there, each loop once
 
 
 def prepare(
@@ -107,19 +110,23 @@ def prepare(
     started = time.perf_counter()
     compiled = mapped.compile(*args)
     seconds = time.perf_counter() - started
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
     size = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    return Program(lambda: compiled(*args), seconds, size, cost.get("flops", 0.0), cost.get("bytes accessed", 0.0))
+    operations = flops(mapped.mapped, *args) / num_devices
+    return Program(lambda: compiled(*args), seconds, size, operations, analysis.get("bytes accessed", 0.0))
 
 
 def measure(programs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each program, their runs interleaved. A GPU gets ten calls at a time."""
+    """Median seconds of each program, their runs interleaved.
+
+    Each run follows one of the same program that is not timed, as in training: another may have taken the memory and
+    the caches. A GPU gets ten calls at a time.
+    """
     calls = 1 if jax.default_backend() == "cpu" else 10
     times = {name: [] for name in programs}
-    for program in programs.values():
-        jax.block_until_ready(program())
     for _ in range(repeats):
         for name, program in programs.items():
+            jax.block_until_ready(program())
             started = time.perf_counter()
             results = [program() for _ in range(calls)]
             jax.block_until_ready(results[-1])
@@ -139,6 +146,20 @@ def roofline(program: Program, dtype: str) -> float | None:
     return peaks and max(program.flops / peaks[dtype], program.bytes / peaks["bytes"])
 
 
+@contextlib.contextmanager
+def torch_iteration(architectures: Sequence[str], batch: int, dtype: str, name: str) -> Iterator[Callable[[], None]]:
+    """Opens a process of `scripts.bench_torch`; yields a function that makes one iteration there."""
+    command = [sys.executable, "-m", "scripts.bench_torch", ",".join(architectures), str(batch), dtype]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def run():
+            print(name, file=process.stdin, flush=True)
+            if process.stdout.readline() != "done\n":
+                raise RuntimeError("the process of PyTorch ended; --no_torch leaves it out")
+
+        yield run
+
+
 def iteration(args: argparse.Namespace) -> list[dict]:
     """The rows of the first table."""
     rows = []
@@ -153,23 +174,21 @@ def iteration(args: argparse.Namespace) -> list[dict]:
             }
             pivot = prepare(architectures[:1], batch, dtype, method="independent", forward_only=True)
             alone["forward of the pivot teacher"] = pivot.run
-            others = {}
-            if args.torch:
-                from scripts import bench_torch  # PyTorch is optional
-
-                others["PyTorch, eager"] = bench_torch.orc_iteration(architectures, batch, dtype, compiled=False)
-                if args.torch_compile:
-                    others["PyTorch, torch.compile"] = bench_torch.orc_iteration(
-                        architectures, batch, dtype, compiled=True
-                    )
-            seconds = measure({name: program.run for name, program in ours.items()} | alone | others, args.repeats)
+            others = {"eager": "PyTorch, eager"} if args.torch else {}
+            if args.torch and args.torch_compile:
+                others["compiled"] = "PyTorch, torch.compile"
+            with contextlib.ExitStack() as processes:
+                runs = {name: program.run for name, program in ours.items()} | alone
+                for kind, name in others.items():
+                    runs[name] = processes.enter_context(torch_iteration(architectures, batch, dtype, kind))
+                seconds = measure(runs, args.repeats)
             floor = floor_of(architectures, seconds)
             if args.vmap:
                 jaxs, layers.conv_general_dilated = layers.conv_general_dilated, jax.lax.conv_general_dilated
                 ours["plain vmap"] = prepare(architectures, batch, dtype)
                 layers.conv_general_dilated = jaxs
                 seconds |= measure({"plain vmap": ours["plain vmap"].run}, 1)
-            for name in [*ours, *others]:
+            for name in [*ours, *others.values()]:
                 program = ours.get(name)
                 row = {"pool": pool, "dtype": dtype, "program": name, "seconds": seconds[name]}
                 row |= {"images/s": batch / seconds[name], "of the floor": seconds[name] / floor}
@@ -258,6 +277,8 @@ def main() -> None:
     args = parser.parse_args()
     device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores"
     command = shlex.join(["python", "-m", "scripts.bench", *sys.argv[1:]])
+    tunables = os.environ.get("GLIBC_TUNABLES")
+    command = f"GLIBC_TUNABLES={tunables} {command}" if tunables else command
     title = f"`{command}`, batch {args.batch}; {device}, jax {jax.__version__}, {date.today()}"
     tables = {part: PARTS[part](args) for part in args.parts}
     text = "\n\n".join([title, *(f"{part}\n\n{markdown(rows)}" for part, rows in tables.items())])

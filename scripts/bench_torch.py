@@ -1,8 +1,14 @@
 """One ORC iteration written the obvious way in PyTorch: a list of networks, one after the other, in eager mode.
 
-It needs a pass of its own to rank the students, and every teaching is a loop. It is what `scripts.bench` compares with.
+It needs a pass of its own to rank the students, and every teaching is a loop. It is what `scripts.bench` compares with,
+in a process of its own, so that neither library's threads and memory are in the other's way:
+
+python -m scripts.bench_torch resnet20,resnet20,resnet20 128 float32
+
+For each line that it reads, "eager" or "compiled", it makes one iteration, and prints a line.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -83,3 +89,18 @@ def orc_iteration(architectures: Sequence[str], batch: int, dtype: str, *, compi
             torch.cuda.synchronize()
 
     return run
+
+
+def main() -> None:
+    architectures, batch, dtype = sys.argv[1].split(","), int(sys.argv[2]), sys.argv[3]
+    iterations = {}
+    for line in sys.stdin:
+        name = line.strip()
+        if name not in iterations:
+            iterations[name] = orc_iteration(architectures, batch, dtype, compiled=name == "compiled")
+        iterations[name]()
+        print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -28,6 +28,7 @@ from rich.console import Console
 
 from orc_jax import checkpoint, logs, main, pretrained
 from orc_jax import config as configs
+from orc_jax.cost import flops
 from orc_jax.data import sets
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
@@ -178,13 +179,12 @@ def cost(config: ConfigDict, folder: Path) -> float:
 
 
 def flops_per_step(run: Run) -> float:
-    """Floating-point operations of one training step, counted in the program before it is compiled."""
+    """Floating-point operations of one training step."""
     setup = run.setup._replace(pool=unmapped(run, run.setup.pool.architectures), axis_name=None)
     state = jax.eval_shape(lambda: init_state(setup, run.method, 0))
     indices = jax.ShapeDtypeStruct((run.config.batch_size,), np.int32)
     data = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.dataset.train)
-    step = make_train_step(setup, run.method.iterate)
-    return jax.jit(step).lower(state, data, indices).cost_analysis()["flops"]
+    return flops(make_train_step(setup, run.method.iterate), state, data, indices)
 
 
 def forward_flops(run: Run) -> float:
@@ -193,7 +193,7 @@ def forward_flops(run: Run) -> float:
     alone = run._replace(method=METHODS["independent"](pool.architectures))
     state = jax.eval_shape(lambda: init_state(run.setup._replace(pool=pool), alone.method, 0))
     images = jax.ShapeDtypeStruct((run.config.batch_size, *run.dataset.image_shape), np.float32)
-    return jax.jit(lambda s, x: predict(pool, s, x).logits).lower(state.stacks, images).cost_analysis()["flops"]
+    return flops(lambda stacks, images: predict(pool, stacks, images).logits, state.stacks, images)
 
 
 def unmapped(run: Run, architectures: tuple[str, ...]):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from orc_jax import conv
 from orc_jax.conv import conv_general_dilated, depthwise
 
 CASES = {
@@ -67,6 +68,18 @@ def test_vmapped_convolution_and_gradients_equal_the_members(case):
     close(jax.vmap(jax.grad(loss(ours), (0, 1)))(images, kernels), gradients)
     outside = jax.grad(lambda x, w: loss(jax.vmap(ours))(x, w), (0, 1))
     close(jax.jit(outside)(images, kernels), gradients)
+
+
+def test_gradients_where_they_are_not_written_out(monkeypatch):
+    """On other backends than the CPU they are JAX's own transposes."""
+    images, kernels = operands(1)
+    ours, jaxs = pair({"window_strides": (2, 2)})
+    loss = lambda conv: lambda x, w: jnp.square(conv(x, w)).sum()  # noqa: E731
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    conv._convolution.cache_clear()
+    actual = jax.vmap(jax.grad(loss(ours), (0, 1)))(images, kernels)
+    conv._convolution.cache_clear()
+    close(actual, one_by_one(jax.grad(loss(jaxs), (0, 1)), images, kernels))
 
 
 @pytest.mark.parametrize("in_axes", [(None, 0), (0, None)])

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from orc_jax import parallel
@@ -31,17 +30,17 @@ def resident(examples: Any, devices: Sequence[jax.Device]) -> Images | None:
 @contextlib.contextmanager
 def training(
     dataset: Dataset, config: ConfigDict, devices: Sequence[jax.Device], first_step: int, num_steps: int, views: int
-) -> Iterator[Iterator[np.ndarray | Images]]:
+) -> Iterator[Iterator[jax.Array | Images]]:
     """Opens the batches of the training steps `first_step` ... `num_steps - 1`.
 
     Yields:
-        An iterator of batches whose leaves are `[devices, batch / devices, ...]`: int32 indices, or `Images` cropped,
-        flipped and resized, each image `[views, ...]` if there are several.
+        An iterator of batches on the devices, their leaves `[devices, batch / devices, ...]`: int32 indices, or
+        `Images` cropped, flipped and resized, each image `[views, ...]` if there are several.
     """
     if not dataset.is_streamed:
         size = config.batch_size, dataset.num_train
         indices = (batch_indices(config.seed, step, *size) for step in range(first_step, num_steps))
-        yield (parallel.shard(batch, len(devices)) for batch in indices)
+        yield _on_their_way(indices, devices)
         return
     source = stream.TrainExamples(
         dataset.train,
@@ -63,7 +62,7 @@ def training(
 @contextlib.contextmanager
 def evaluation(
     dataset: Dataset, config: ConfigDict, devices: Sequence[jax.Device]
-) -> Iterator[Iterator[tuple[np.ndarray | Images, np.ndarray]]]:
+) -> Iterator[Iterator[tuple[jax.Array | Images, jax.Array]]]:
     """Opens the batches of one evaluation: every example once.
 
     Yields:
@@ -71,7 +70,7 @@ def evaluation(
     """
     if not dataset.is_streamed:
         batches = evaluation_batches(config.eval_batch_size, len(dataset.test.labels))
-        yield (tuple(parallel.shard(x, len(devices)) for x in batch) for batch in batches)
+        yield _on_their_way(batches, devices)
         return
     source = stream.EvalExamples(
         dataset.test,

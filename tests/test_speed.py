@@ -1,0 +1,88 @@
+"""What makes the step fast, and could disappear without anybody noticing."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from orc_jax import parallel
+from orc_jax.cost import flops, reduced_bytes
+from orc_jax.data import feed
+from orc_jax.step import make_train_step, predict
+from tests.helpers import Stepper, batches, build_run, stepper_of
+
+
+def cost(config, dataset, architectures=None):
+    """Operations of one training step on one device."""
+    config = config.copy_and_resolve_references()
+    if architectures:
+        config.method, config.num_networks, config.student = "independent", 1, architectures
+    stepper = Stepper(build_run(config, dataset))
+    indices = parallel.shard(batches(1, 16, 90)[0], 1)
+    return flops(stepper.train_step.mapped, stepper.init(), stepper.data, indices)
+
+
+def forward_cost(config, dataset, architecture):
+    """Operations of one forward pass of one network on the batch."""
+    config = config.copy_and_resolve_references()
+    config.method, config.num_networks, config.student = "independent", 1, architecture
+    stepper = Stepper(build_run(config, dataset))
+    images = jnp.zeros((config.batch_size, *dataset.image_shape))
+    return flops(lambda stacks: predict(stepper.run.setup.pool, stacks, images).logits, stepper.init().stacks)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_an_iteration_has_no_pass_too_many(toy, config, k):
+    """Every member's own step and the pivot teacher's look; "after", one more lesson and look of each promoted."""
+    config.num_temporary_teachers = k
+    alone = {name: cost(config, toy, name) for name in ("tiny_a", "tiny_b")}
+    look = {name: forward_cost(config, toy, name) for name in ("tiny_a", "tiny_b")}
+    members = ("tiny_a", "tiny_b", "tiny_a", "tiny_b")
+    least = sum(alone[name] for name in members) + look["tiny_a"]
+    config.orc.temporary_teacher_logits = "before"
+    assert cost(config, toy) == pytest.approx(least, rel=1e-3)
+    config.orc.temporary_teacher_logits = "after"
+    # counted: the dearest branch, tiny_a; and the lessons of the rest as if none were promoted
+    assert cost(config, toy) == pytest.approx(least + k * alone["tiny_a"], rel=1e-3)
+
+
+def test_the_loop_moves_nothing_between_host_and_devices(toy, config):
+    """Batches are placed on the devices ahead, and nothing is fetched: all else would be an error here."""
+    stepper = stepper_of(config, toy)
+    state = stepper.init()
+    with feed.training(toy, config, stepper.run.devices, 0, 8, 1) as opened:
+        state = stepper.train_step(state, stepper.data, next(opened))
+        with jax.transfer_guard("disallow"):
+            for batch in opened:
+                state = stepper.train_step(state, stepper.data, batch)
+        with jax.transfer_guard("disallow"), pytest.raises(Exception, match=r"[Dd]isallowed"):
+            stepper.train_step(state, stepper.data, parallel.shard(batches(1, 16, 90)[0], 1))
+    assert int(state.step) == 8
+
+
+def test_gradients_are_reduced_once(toy, config):
+    """What a step communicates: each gradient, the moments of each batch normalisation, and a few numbers a member."""
+    config.method = "independent"
+    stepper = stepper_of(config, toy, 4)
+    indices = parallel.shard(batches(1, 16, 90)[0], 4)
+    state = stepper.init()
+    sent = reduced_bytes(stepper.train_step.mapped, state, stepper.data, indices)
+    gradients = sum(leaf.nbytes for stack in state.stacks.values() for leaf in stack.params.values())
+    moments = 2 * sum(leaf.nbytes for stack in state.stacks.values() for leaf in stack.batch_stats.values())
+    assert gradients + moments <= sent <= gradients + moments + 100
+    hlo = stepper.train_step.compile(state, stepper.data, indices).as_text()
+    results = "".join(line.split(" all-reduce")[0] for line in hlo.splitlines() if " all-reduce" in line)
+    compiled = sum(4 * math.prod(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]", results))
+    assert gradients + moments <= compiled <= sent
+
+
+def test_the_state_is_donated(toy, config):
+    stepper = stepper_of(config, toy)
+    step = make_train_step(stepper.run.setup, stepper.run.method.iterate)
+    donating = parallel.DataParallel(step, stepper.run.devices, donate=True)
+    state = stepper.init()
+    indices = parallel.shard(batches(1, 16, 90)[0], 1)
+    memory = donating.compile(state, stepper.data, indices).memory_analysis()
+    assert memory.alias_size_in_bytes >= 0.99 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
