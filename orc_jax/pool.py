@@ -231,11 +231,11 @@ def train(
     logits, features, pullbacks, moved = {}, {}, {}, dict(batch_stats)
     for stack in pool.stacks:
 
-        def one_member(params, batch_stats, images, stack=stack):
+        def of_one(params, batch_stats, images, stack=stack):
             return jax.vjp(lambda params: stack.network.train(params, batch_stats, images), params, has_aux=True)
 
         views, axis = _views(stack, images)
-        passed = jax.vmap(one_member, in_axes=(0, 0, axis))(params[stack.name], batch_stats[stack.name], views)
+        passed = jax.vmap(of_one, in_axes=(0, 0, axis))(params[stack.name], batch_stats[stack.name], views)
         (logits[stack.name], features[stack.name]), pullbacks[stack.name], moved[stack.name] = passed
     return Outputs(in_member_order(pool, logits), features, _heads(pool, params)), pullbacks, moved
 
