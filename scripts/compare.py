@@ -26,15 +26,15 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from orc_jax import checkpoint, logs, main, pretrained
+from orc_jax import checkpoint, logs, main, parallel, pretrained
 from orc_jax import config as configs
 from orc_jax.cost import flops
 from orc_jax.data import sets
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
-from orc_jax.pool import make_pool
-from orc_jax.run import FREE_FIELDS, Run, build
-from orc_jax.step import init_state, make_train_step, predict
+from orc_jax.pool import select, take
+from orc_jax.run import FREE_FIELDS, Run, abstract_state, build
+from orc_jax.step import make_train_step, predict
 from orc_jax.train import train
 
 NAMES = flags.DEFINE_list("methods", list(METHODS), "Which methods, in the order of the table.")
@@ -179,32 +179,18 @@ def cost(config: ConfigDict, folder: Path) -> float:
 
 
 def flops_per_step(run: Run) -> float:
-    """Floating-point operations of one training step."""
-    setup = run.setup._replace(pool=unmapped(run, run.setup.pool.architectures), axis_name=None)
-    state = jax.eval_shape(lambda: init_state(setup, run.method, 0))
-    indices = jax.ShapeDtypeStruct((run.config.batch_size,), np.int32)
-    data = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.dataset.train)
-    return flops(make_train_step(setup, run.method.iterate), state, data, indices)
+    """Floating-point operations of one training step on one device."""
+    step = parallel.DataParallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=False)
+    indices = jax.ShapeDtypeStruct((1, run.config.batch_size), np.int32)
+    return flops(step.mapped, abstract_state(run), run.dataset.train, indices)
 
 
 def forward_flops(run: Run) -> float:
     """Floating-point operations of one forward pass of the target student on one batch."""
-    pool = unmapped(run, run.setup.pool.architectures[-1:])
-    alone = run._replace(method=METHODS["independent"](pool.architectures))
-    state = jax.eval_shape(lambda: init_state(run.setup._replace(pool=pool), alone.method, 0))
+    student = select(run.setup.pool, [run.setup.pool.size - 1])
     images = jax.ShapeDtypeStruct((run.config.batch_size, *run.dataset.image_shape), np.float32)
-    return flops(lambda stacks, images: predict(pool, stacks, images).logits, state.stacks, images)
-
-
-def unmapped(run: Run, architectures: tuple[str, ...]):
-    """A pool for one device without pmap."""
-    return make_pool(
-        architectures,
-        num_classes=run.dataset.num_classes,
-        image_shape=run.dataset.image_shape,
-        dtype=run.config.dtype,
-        axis_name=None,
-    )
+    forward = lambda stacks, images: predict(student, take(student, stacks), images).logits  # noqa: E731
+    return flops(forward, abstract_state(run).stacks, images)
 
 
 def percent(values: list[float], sign: str = "") -> str:

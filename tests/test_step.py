@@ -247,6 +247,13 @@ def transposed_chains(hlo):
     return chains
 
 
+def given_to_ynnpack(hlo):
+    """Convolutions that XLA:CPU hands to YNNPACK for themselves; a reduction may still take one in with it."""
+    found = computations(hlo)
+    fusions = [re.search(r"calls=%?([\w.-]+)", line)[1] for line in hlo.splitlines() if "__ynn_fusion" in line]
+    return [line for name in fusions for line in found[name] if "ROOT" in line and " convolution(" in line]
+
+
 cpu_only = pytest.mark.skipif(jax.default_backend() != "cpu", reason="what is bad on a GPU is another matter")
 
 
@@ -255,10 +262,14 @@ def test_the_compiled_step_has_nothing_slow():
     hlo = compiled_program()
     assert not slow_convolutions(hlo)
     assert not transposed_chains(hlo)
+    assert not given_to_ynnpack(hlo)
 
 
 @cpu_only
 def test_the_checks_would_notice(monkeypatch):
+    with monkeypatch.context() as without:
+        without.setattr(parallel, "COMPILER_OPTIONS", {})
+        assert given_to_ynnpack(compiled_program(method="independent"))
     monkeypatch.setattr(layers, "conv_general_dilated", jax.lax.conv_general_dilated)
     hlo = compiled_program(method="independent")
     assert slow_convolutions(hlo)
