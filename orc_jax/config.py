@@ -4,6 +4,7 @@
 """
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,12 +63,17 @@ def default() -> ConfigDict:
     config.nesterov = False
     config.weight_decay = 5e-4
     config.dtype = "float32"  # of activations: "float32" or "bfloat16"; parameters and losses stay float32
+    config.remat = False  # repeat forward passes in the backward pass instead of keeping them: a fraction of the memory
     config.seed = 0
 
     # What is kept and shown.
     config.eval_batch_size = 512
     config.eval_every_epochs = 1  # evaluate and save a checkpoint
-    config.log_every_steps = 50  # progress bar
+    config.checkpoint_every_steps = 0  # more checkpoints, within epochs; 0 is none
+    config.log_every_steps = 50  # progress bar, and the check that no member has diverged
+    # What to do when a member's loss or weights are not finite any more: "stop", or "isolate" an assistant, which is
+    # never promoted from then on and left out of the ensemble (ORC and independent training).
+    config.on_divergence = "stop"
 
     # Options of the methods: the keyword arguments of the factory of that name in `orc_jax.methods`.
     config.orc = dict(
@@ -163,6 +169,7 @@ def lr_multipliers(config: ConfigDict) -> dict[str, float]:
 CHOICES = {
     "lr_schedule": ("step", "cosine", "constant"),
     "dtype": ("float32", "bfloat16"),
+    "on_divergence": ("stop", "isolate"),
 }
 POSITIVE = ("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "eval_every_epochs", "log_every_steps")
 NOT_NEGATIVE = (
@@ -173,6 +180,7 @@ NOT_NEGATIVE = (
     "crop_padding",
     "seed",
     "examples_per_class",
+    "checkpoint_every_steps",
 )
 
 
@@ -184,6 +192,9 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     """
     for field, accepted in CHOICES.items():
         require_choice(f"config.{field}", config[field], accepted)
+    for field, value in flat(config.to_dict()).items():
+        if isinstance(value, float):
+            require(f"config.{field}", value, math.isfinite(value), "a finite number")
     for field in POSITIVE:
         require(f"config.{field}", config[field], config[field] > 0, "greater than 0")
     for field in NOT_NEGATIVE:
@@ -194,12 +205,17 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     for field in ("batch_size", "eval_batch_size"):
         if config[field] % num_devices:
             raise UserError(
-                f"config.{field}={config[field]} is not divisible by the {num_devices} devices of this machine: "
+                f"config.{field}={config[field]} is not divisible by the {num_devices} devices of this run: "
                 f"{config[field] // num_devices * num_devices or num_devices} would be"
             )
     _validate_stream(config.stream)
     lr_multipliers(config)
     method = build_method(config, members(config))
+    if config.on_divergence == "isolate" and not method.isolates:
+        raise UserError(
+            f"config.on_divergence='isolate': with config.method={config.method!r} members learn from all others, so "
+            f"one that diverged cannot be left out; accepted is 'stop', or the methods orc and independent"
+        )
     first_drop = min(fractions, default=1.0) if config.lr_schedule == "step" else 1.0
     pretrains = method.stages and config.pretrain_epochs and not config.pivot_checkpoint
     for field in ("num_epochs", *(["pretrain_epochs"] if pretrains else [])):

@@ -11,6 +11,14 @@ class UserError(Exception):
     """
 
 
+class Interrupted(Exception):
+    """A run that was asked to stop and has saved its state. `orc_jax.main` exits with `status`."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
 def unknown(field: str, value: str, accepted: Iterable[str]) -> UserError:
     """The error for a name that is not registered: suggests the nearest ones and lists what there is."""
     names = list(accepted)

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from orc_jax import checkpoint, logs, parallel
+from orc_jax import checkpoint, hosts, logs, parallel
 from orc_jax.config import members, validate
 from orc_jax.data import feed, sets
 from orc_jax.errors import UserError
@@ -73,7 +73,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: Path, which: str, console: 
         UserError: if there is no such checkpoint, or it is one of another pool.
     """
     devices = jax.local_devices()
-    validate(config, len(devices))
+    validate(config, jax.device_count())
     description = checkpoint.read_description(workdir)
     if description is None:
         raise UserError(f"--workdir={workdir} holds no run: there is no {checkpoint.DESCRIPTION} in it")
@@ -89,6 +89,8 @@ def evaluate_checkpoint(config: ConfigDict, workdir: Path, which: str, console: 
     result = {"step": step, "dataset": config.dataset, "split": config.eval_split} | evaluator(run)(stacks)
     title = f"{config.dataset} {config.eval_split}: {result['examples']} examples, checkpoint of step {step} ({which})"
     console.print(evaluation_table(title, result))
+    if not hosts.is_main():
+        return
     path = workdir / f"evaluation_{step}.json"
     try:
         path.write_text(json.dumps(result, indent=2) + "\n")

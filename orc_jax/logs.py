@@ -11,30 +11,44 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from tensorboardX import SummaryWriter
 
+from orc_jax import hosts
+
 METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
 
 
 class MetricsLog:
-    """One row of scalars per report, to `metrics.jsonl` and to TensorBoard, as `train/loss/0_resnet56`."""
+    """One row of scalars per report, to `metrics.jsonl` and to TensorBoard, as `train/loss/0_resnet56`.
+
+    What is measured by the clock goes to `timing.jsonl`, so that `metrics.jsonl` is a function of the config alone.
+    Only the first process writes.
+    """
 
     def __init__(self, workdir: Path, step: int):
         """Opens the log of `workdir` at `step`: rows of later steps, from before an interruption, are dropped."""
-        self.path = workdir / METRICS
-        kept = [row for row in read_rows(workdir) if row["step"] <= step]
-        replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self.workdir = workdir
+        if not hosts.is_main():
+            return
+        for name in (METRICS, TIMING):
+            kept = [row for row in read_rows(workdir, name) if row["step"] <= step]
+            replace_text(workdir / name, "".join(json.dumps(row) + "\n" for row in kept))
         self.tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
-    def write(self, row: dict[str, float]) -> None:
-        """Appends a row; it has a "step"."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
+    def write(self, row: dict[str, float], timing: dict[str, float]) -> None:
+        """Appends a row, and what belongs to it but differs from run to run. The row has a "step"."""
+        if not hosts.is_main():
+            return
+        for name, values in ((METRICS, row), (TIMING, {"step": row["step"]} | timing)):
+            with (self.workdir / name).open("a") as file:
+                file.write(json.dumps(values) + "\n")
+        for name, value in (row | timing).items():
             if name != "step":
                 self.tensorboard.add_scalar(name, value, row["step"])
         self.tensorboard.flush()
 
     def close(self) -> None:
-        self.tensorboard.close()
+        if hosts.is_main():
+            self.tensorboard.close()
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -44,9 +58,9 @@ def replace_text(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def read_rows(workdir: Path) -> list[dict[str, float]]:
-    """The rows of the metrics file of `workdir`; a last line that was cut off by an interruption is left out."""
-    path = workdir / METRICS
+def read_rows(workdir: Path, name: str = METRICS) -> list[dict[str, float]]:
+    """The rows of a log of `workdir`; a last line that was cut off by an interruption is left out."""
+    path = workdir / name
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

@@ -4,10 +4,12 @@ python -m orc_jax.main --config configs/cifar100.py
 python -m orc_jax.main --config configs/cifar100.py --mode=evaluate --workdir=runs/cifar100_orc
 """
 
+import errno
 import os
 import re
 import runpy
 import sys
+from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,9 +17,12 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
-from orc_jax.errors import UserError, unknown
+from orc_jax.errors import Interrupted, UserError, unknown
 
 EMBEDDED_DEFAULT = Path(__file__).parent.parent / "configs" / "digits.py"
+
+# What a full or lost disk makes of a write.
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, f"The config file; any field can be overridden: --config.seed=1. Default: {EMBEDDED_DEFAULT}."
@@ -25,6 +30,19 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string("workdir", "", "Where the run is kept. Default: runs/<dataset>_<method>.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train, or evaluate a checkpoint of the workdir.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which one to evaluate: latest, best, or a step.")
+RESUME = flags.DEFINE_enum(
+    "resume",
+    "run",
+    ["run", "weights"],
+    "With a run that is in the workdir: go on with it, or, if its fields are others, start a new one from its weights.",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    "",
+    "For a run in several processes: host:port of the first, or auto under SLURM, on TPU pods, GKE or with MPI.",
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are, if --coordinator is not auto.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, if --coordinator is not auto.")
 CACHE = flags.DEFINE_string(
     "compilation_cache",
     os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "orc_jax"),
@@ -33,7 +51,8 @@ CACHE = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.ERROR)  # TFDS and Orbax report a lot
+    logging.set_verbosity(logging.FATAL)  # TFDS and Orbax report a lot, and what fails is raised as well
+    getLogger("asyncio").setLevel(CRITICAL)
     console = Console()
     if len(argv) > 1:
         fail(f"not understood: {' '.join(argv[1:])}. Overrides are written --config.field=value")
@@ -43,17 +62,46 @@ def main(argv: list[str]) -> None:
     # data set needs, is kept from reporting on itself and from looking for Google's cloud.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("NO_GCE_CHECK", "true")
+    import jax
+
+    from orc_jax import checkpoint, hosts
     from orc_jax.evaluate import evaluate_checkpoint
     from orc_jax.train import train
 
     keep_programs()
     try:
-        if MODE.value == "train":
-            train(config, workdir, console)
-        else:
-            evaluate_checkpoint(config, workdir, CHECKPOINT.value, console)
+        if COORDINATOR.value:
+            hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+            console.quiet = not hosts.is_main()
+        elif NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
+            raise UserError("--num_processes and --process_id need --coordinator=host:port of the first process")
+        with checkpoint.without_stragglers():
+            if MODE.value == "train":
+                train(config, workdir, console, RESUME.value)
+            else:
+                evaluate_checkpoint(config, workdir, CHECKPOINT.value, console)
+    except jax.errors.JaxRuntimeError as error:
+        text = str(error).splitlines()[0][:300]
+        if "RESOURCE_EXHAUSTED" in text:
+            fail(
+                f"the memory of a device does not suffice: {text}. Less is needed with a smaller config.batch_size or "
+                "config.eval_batch_size, fewer or smaller networks, config.dtype=bfloat16, or more devices"
+            )
+        if jax.process_count() == 1:
+            raise
+        fail(
+            "a step that other processes take part in has failed, so one of them has probably ended. Start all of them "
+            f"again to go on from the last checkpoint ({text})",
+            status=1,
+        )
     except UserError as error:
         fail(str(error))
+    except Interrupted as error:
+        fail(str(error), error.status)
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        fail(f"{error.filename or workdir}: {error.strerror}. The checkpoints there are kept; the same command goes on")
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from the last checkpoint", status=130)
 
@@ -97,7 +145,9 @@ def _config_path(argv: list[str]) -> str | None:
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
-    print(f"orc_jax: {message}", file=sys.stderr)
+    print(f"orc_jax: {message}", file=sys.stderr, flush=True)
+    if flags.FLAGS.is_parsed() and COORDINATOR.value and status in (1, 2):
+        os._exit(status)  # else JAX waits for the other processes, which wait for this one
     sys.exit(status)
 
 

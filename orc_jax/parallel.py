@@ -1,6 +1,7 @@
 """The one place that says `pmap`, and the collectives that a step may use.
 
 The state is replicated without a device axis (`in_axes=None, out_axes=None`); the batch is sharded over its first axis.
+With several processes each holds the state on its own devices, and its share of the batch.
 Every collective takes `axis_name=None` as well, so the same step runs unmapped, as one device would run it.
 """
 
@@ -10,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from orc_jax import hosts
 
 AXIS = "data"
 
@@ -24,7 +27,7 @@ class DataParallel:
 
     Args:
         step: a function that reduces or gathers everything it returns over `AXIS`.
-        devices: local devices.
+        devices: of this process. With several processes the step runs on those of all.
         donate: give the state's memory to the new state.
     """
 
@@ -35,9 +38,10 @@ class DataParallel:
             in_axes=(None, None, 0),
             out_axes=None,
             donate_argnums=(0,) if donate else (),
-            devices=devices,
+            devices=_all_devices(devices),
         )
-        self._options = COMPILER_OPTIONS.get(devices[0].platform)
+        # With several processes, a compiled `pmap` does not take what one that is called does: a process's own share.
+        self._options = COMPILER_OPTIONS.get(devices[0].platform) if jax.process_count() == 1 else None
         # XLA:CPU runs its virtual devices on one pool of threads: two steps in flight can wait for each other for ever.
         self._waits = len(devices) > 1 and devices[0].platform == "cpu"
         self._programs = {}
@@ -60,6 +64,13 @@ class DataParallel:
             self._programs[key] = self.compile(*args)
         result = self._programs[key](*args)
         return jax.block_until_ready(result) if self._waits else result
+
+
+def _all_devices(devices: Sequence[jax.Device]) -> Sequence[jax.Device]:
+    """Those of all processes, in an order in which the shares of the batch are in the order of the processes."""
+    if jax.process_count() == 1:
+        return devices
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
 
 
 def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
@@ -98,19 +109,18 @@ def local_slots(local_size: int, axis_name: str | None) -> jax.Array:
     return first + jnp.arange(local_size)
 
 
-def assert_replicated(tree, devices: Sequence[jax.Device]) -> None:
-    """Checks that all devices hold the same values of a replicated `tree`.
+def assert_replicated(tree) -> None:
+    """Checks that all devices, and all processes, hold the same values of a replicated `tree`.
 
     Raises:
         RuntimeError: naming the first leaf whose fingerprint (the sum of its bits) differs between devices.
     """
-    if len(devices) < 2:
-        return
     leaves = jax.tree.leaves_with_path(tree)
     prints = jax.device_get([[_fingerprint(shard.data) for shard in leaf.addressable_shards] for _, leaf in leaves])
     for (path, _), values in zip(leaves, prints, strict=True):
         if len(set(map(int, values))) > 1:
             raise RuntimeError(f"replicas differ in {jax.tree_util.keystr(path)}: the devices took different decisions")
+    hosts.require_equal([int(values[0]) for values in prints], "their state: they took different decisions")
 
 
 @jax.jit

@@ -115,12 +115,19 @@ def make_pool(
     image_shape: tuple[int, int, int],
     dtype: str,
     axis_name: str | None,
+    remat: bool = False,
 ) -> Pool:
-    """A pool with one member per name in `architectures` (registered in `MODELS`), equal names stacked."""
+    """A pool with one member per name in `architectures` (registered in `MODELS`), equal names stacked.
+
+    With `remat` a backward pass repeats the member's forward pass instead of keeping it: the memory of a step grows
+    with the largest member rather than with the pool.
+    """
     stacks = []
     for name in dict.fromkeys(architectures):
         members = tuple(i for i, other in enumerate(architectures) if other == name)
         network = make_network(name, num_classes, image_shape, dtype, axis_name)
+        if remat:
+            network = network._replace(train=jax.checkpoint(network.train))
         stacks.append(Stack(name, network, members, tuple(range(len(members)))))
     return Pool(tuple(architectures), tuple(stacks))
 

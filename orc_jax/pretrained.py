@@ -57,15 +57,16 @@ def _stage_run(run: Run, stage: Stage, num_epochs: int) -> Run:
     return build(config, run.dataset, run.devices, architectures)
 
 
-def find_members(run: Run, source: Path, members: Sequence[int]) -> dict[int, int]:
+def find_members(run: Run, source: Path, members: Sequence[int], field: str = "") -> dict[int, int]:
     """Which members of the run in `source` can serve as `members` of `run`: {member here: member there}.
 
-    Each is the first network of its architecture there that does not serve already.
+    Each is the first network of its architecture there that does not serve already. `field` is what a message names,
+    by default the pivot checkpoint.
 
     Raises:
         UserError: if there is no run in `source`, or it has no such networks for these data.
     """
-    field = f"config.pivot_checkpoint={str(source)!r}"
+    field = field or f"config.pivot_checkpoint={str(source)!r}"
     description = checkpoint.read_description(source)
     if description is None:
         raise UserError(f"{field}: holds no run (no {checkpoint.DESCRIPTION}); accepted is the workdir of a run")
@@ -98,13 +99,13 @@ def find_members(run: Run, source: Path, members: Sequence[int]) -> dict[int, in
     return found
 
 
-def load_members(run: Run, source: Path, members: Sequence[int]) -> dict[int, tuple[Params, Params]]:
+def load_members(run: Run, source: Path, members: Sequence[int], field: str = "") -> dict[int, tuple[Params, Params]]:
     """(params, batch_stats) of `members` of `run`, from the latest checkpoint of the run in `source`.
 
     Raises:
         UserError: as `find_members`, and if the checkpoint cannot be read.
     """
-    found = find_members(run, source, members)
+    found = find_members(run, source, members, field)
     with checkpoint.open_manager(source, create=False) as manager:
         step = checkpoint.find_step(manager, "latest")
         pool, *values = checkpoint.restore_networks(manager, step, checkpoint.read_description(source), run.sharding)

@@ -24,7 +24,10 @@ FREE_FIELDS = (
     "pivot_checkpoint",
     "eval_batch_size",
     "eval_every_epochs",
+    "checkpoint_every_steps",
     "log_every_steps",
+    "on_divergence",
+    "remat",
     "stream.num_workers",
 )
 # What must agree for a checkpoint to be evaluated, and what describes its pool.
@@ -71,6 +74,7 @@ def build(config: ConfigDict, dataset: Dataset, devices: Sequence[jax.Device], a
         image_shape=dataset.image_shape,
         dtype=config.dtype,
         axis_name=parallel.AXIS,
+        remat=config.remat,
     )
     method = build_method(config, architectures)
     setup = step.Setup(
@@ -126,7 +130,8 @@ def check_resumable(run: Run, description: dict | None, workdir: Path) -> None:
         raise UserError(
             f"--workdir={workdir} holds another run:\n"
             + "\n".join(lines)
-            + "\nGive the same fields to go on, or another --workdir to start anew."
+            + "\nGive the same fields to go on, another --workdir to start anew, or --resume=weights to start a new "
+            "run here from the weights of that one, which is kept."
         )
 
 

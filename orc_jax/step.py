@@ -44,6 +44,7 @@ class TrainState:
     stacks: Stacks
     totals: dict[str, jax.Array]  # metric -> sum over the iterations since the last report, [members]
     iterations: jax.Array  # how many these are, float32 []
+    diverged_at: jax.Array  # the first step with a loss that is not finite, counted from 1; 0 is none; int32 [members]
 
 
 class Setup(NamedTuple):
@@ -129,6 +130,7 @@ def init_state(setup: Setup, method: "Method", seed: int | jax.Array) -> TrainSt
             stacks=init_stacks(setup, method, seed),
             totals={name: jnp.zeros(setup.pool.size) for name in method.metrics},
             iterations=jnp.zeros(()),
+            diverged_at=jnp.zeros(setup.pool.size, jnp.int32),
         )
     )
 
@@ -256,10 +258,36 @@ def make_train_step(
         images = augment(setup, state, examples)
         context = Context(setup, state.step, rngs.stream_key(state.seed, "method", state.step))
         stacks, metrics = iterate(context, state.stacks, Images(images, examples.labels))
-        totals = {name: total + metrics[name] for name, total in state.totals.items()}
-        return state.replace(step=state.step + 1, stacks=stacks, totals=totals, iterations=state.iterations + 1)
+        state = state.replace(
+            step=state.step + 1,
+            stacks=stacks,
+            totals={name: total + metrics[name] for name, total in state.totals.items()},
+            iterations=state.iterations + 1,
+        )
+        return state.replace(diverged_at=_first(state, ~jnp.isfinite(metrics["loss"])))
 
     return train_step
+
+
+def find_diverged(pool: Pool, state: TrainState) -> jax.Array:
+    """`state.diverged_at` with those members, too, whose parameters or statistics are not finite.
+
+    Their losses would tell at the next step; this tells before a checkpoint is made of them.
+    """
+    finite = {
+        stack.name: jnp.stack(
+            [
+                jnp.isfinite(leaf).all(range(1, leaf.ndim))
+                for leaf in jax.tree.leaves((state.stacks[stack.name].params, state.stacks[stack.name].batch_stats))
+            ]
+        ).all(0)
+        for stack in pool.stacks
+    }
+    return _first(state, ~pools.in_member_order(pool, finite))
+
+
+def _first(state: TrainState, diverged: jax.Array) -> jax.Array:
+    return jnp.where((state.diverged_at == 0) & diverged, state.step, state.diverged_at)
 
 
 class Evaluation(NamedTuple):
@@ -292,7 +320,9 @@ def make_evaluation_step(
         if ensemble:
             joint = jax.nn.log_softmax(ensemble(outputs))
         else:
-            joint = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(setup.pool.size)
+            # A member that diverged is left out; without it there would be no ensemble.
+            counts = ~jnp.isnan(log_probs).any(-1, keepdims=True)
+            joint = jax.nn.logsumexp(jnp.where(counts, log_probs, -jnp.inf), axis=0) - jnp.log(counts.sum(0))
         log_probs = jnp.concatenate([log_probs, joint[None]])
         truth = jnp.take_along_axis(
             log_probs, jnp.broadcast_to(labels[None, :, None], (*log_probs.shape[:2], 1)), axis=-1

@@ -5,6 +5,7 @@ nothing but tensors and plain containers: every other thing that the pickle name
 """
 
 import collections
+import math
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -90,7 +91,10 @@ class _Tensor(NamedTuple):
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         if 0 in self.shape:
             return np.zeros(self.shape, self.storage.dtype)
-        if min((self.offset, *self.shape, *self.strides), default=0) < 0 or last >= self.storage.count:
+        count = self.storage.count
+        # A tensor that repeats its storage could make any size of a few bytes; none of a network's does.
+        repeats = math.prod(self.shape) > count
+        if min((self.offset, *self.shape, *self.strides), default=0) < 0 or last >= count or repeats:
             raise ValueError(f"a tensor of shape {self.shape} does not fit its storage of {self.storage.count}")
         size = self.storage.dtype.itemsize
         strides = tuple(s * size for s in self.strides)
@@ -152,8 +156,11 @@ def _read_pickled(path: Path) -> Any:
 
         def storage(key, dtype, count):
             if key not in storages:
+                entry = archive.getinfo(f"{root}data/{key}")
+                if entry.compress_type != zipfile.ZIP_STORED:  # as PyTorch does; a small file stays small in memory
+                    raise ValueError(f"the storage {entry.filename} is compressed")
                 storages[key] = _Storage(dtype, count)
-                storages[key].fill(archive.read(f"{root}data/{key}"))
+                storages[key].fill(archive.read(entry))
             return storages[key]
 
         with archive.open(index) as file:
@@ -181,12 +188,16 @@ def _read_old(path: Path) -> Any:
     return result
 
 
-def _materialized(value: Any) -> Any:
-    """`value` with arrays in place of its tensors."""
-    if isinstance(value, _Tensor):
-        return value.array()
-    if isinstance(value, dict):
-        return {key: _materialized(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_materialized(item) for item in value]
-    return value
+def _materialized(value: Any, done: dict[int, Any] | None = None) -> Any:
+    """`value` with arrays in place of its tensors; what is mentioned several times is made once."""
+    done = {} if done is None else done
+    if id(value) not in done:
+        if isinstance(value, _Tensor):
+            done[id(value)] = value.array()
+        elif isinstance(value, dict):
+            done[id(value)] = {key: _materialized(item, done) for key, item in value.items()}
+        elif isinstance(value, (list, tuple)):
+            done[id(value)] = [_materialized(item, done) for item in value]
+        else:
+            return value
+    return done[id(value)]

@@ -4,16 +4,18 @@ python -m scripts.bench                                        # all parts; minu
 python -m scripts.bench --parts iteration --pools five --dtypes float32 --no_torch
 python -m scripts.bench --parts sizes batches devices steps
 
-Images are random, 32x32, of 100 classes. The programs of a table run in turn, so that a busy machine is unfair to all
-alike: compare figures of one table only. On Linux, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 gives programs on CPU large
-pages, which makes a difference. The parts:
+Images are random, 32x32 if not said otherwise, of 100 classes. The programs of a table run in turn, so that a busy
+machine is unfair to all alike: compare figures of one table only. On Linux, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 gives
+programs on CPU large pages, which makes a difference. The parts:
 
 iteration  each pool and type. The floor is the sum of the members' own training steps, each compiled alone, and of the
            forward pass that the pivot teacher teaches with. "vmap" is the same iteration with JAX's own convolution.
-sizes      pools of 2 ... 16 ResNet-20s
+sizes      pools of 3 ... 16 ResNet-20s
 batches    the pool `five` at batches of 32 ... 512
-devices    the pool `five`, one global batch, on 1, 2 and 4 devices (on CPU virtual ones, which share the cores)
+devices    the pool `five`, one global batch, on 1, 2, 4 and 8 devices (on CPU virtual ones, which share the cores)
 steps      one step per call, and ten in a `lax.scan`
+memory     what a step takes besides its arguments, as the compiler says and as measured, with and without
+           `config.remat`, by pool and batch
 """
 
 import argparse
@@ -44,6 +46,7 @@ POOLS = {
     "default": ("resnet56", *ladder("resnet56", "resnet20", 3), "resnet20"),
     "five": ("resnet20",) * 5,
     "wide": ("wrn_40_2", *ladder("wrn_40_2", "wrn_16_2", 3), "wrn_16_2"),
+    "imagenet": ("resnet34", "resnet18", "resnet18"),
 }
 # Operations and bytes per second of a device, as its maker states them (dense; float32 is TF32 on tensor cores).
 PEAKS = {
@@ -59,6 +62,7 @@ class Program(NamedTuple):
     run: Callable[[], object]
     compile_seconds: float
     memory: float  # bytes of arguments, results and temporaries, on one device
+    arguments: float  # those of them that are arguments
     flops: float  # on one device
     bytes: float  # read and written there, each loop once
 
@@ -73,6 +77,8 @@ def prepare(
     num_devices: int = 1,
     num_steps: int = 1,
     forward_only: bool = False,
+    size: int = 32,
+    remat: bool = False,
 ) -> Program:
     """The training step of a pool, or its forward pass in evaluation mode.
 
@@ -85,13 +91,16 @@ def prepare(
         num_devices: over which the batch is sharded.
         num_steps: in one call, by `jax.lax.scan`.
         forward_only: no training step, but what the pivot teacher does to teach.
+        size: of the images, in pixels.
+        remat: `config.remat`.
     """
     fields = config.default()
-    fields.method, fields.dtype, fields.batch_size = method, dtype, batch
+    fields.method, fields.dtype, fields.batch_size, fields.remat = method, dtype, batch, remat
     fields.orc.temporary_teacher_logits = variant
     rng = np.random.default_rng(0)
-    images = Images(rng.integers(0, 256, (batch, 32, 32, 3), np.uint8), rng.integers(0, 100, batch, np.int32))
-    dataset = Dataset("random", images, images, tuple(map(str, range(100))), (32, 32, 3), (0.5,) * 3, (0.25,) * 3)
+    shape = (size, size, 3)
+    images = Images(rng.integers(0, 256, (batch, *shape), np.uint8), rng.integers(0, 100, batch, np.int32))
+    dataset = Dataset("random", images, images, tuple(map(str, range(100))), shape, (0.5,) * 3, (0.25,) * 3)
     run = build(fields, dataset, jax.local_devices()[:num_devices], architectures)
     state = jax.device_put(init_state(run.setup, run.method, 0), run.sharding)
     data = jax.device_put(images, run.sharding)
@@ -111,9 +120,11 @@ def prepare(
     compiled = mapped.compile(*args)
     seconds = time.perf_counter() - started
     memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
-    size = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    arguments = memory.argument_size_in_bytes
+    total = arguments + memory.output_size_in_bytes + memory.temp_size_in_bytes
     operations = flops(mapped.mapped, *args) / num_devices
-    return Program(lambda: compiled(*args), seconds, size, operations, analysis.get("bytes accessed", 0.0))
+    accessed = analysis.get("bytes accessed", 0.0)
+    return Program(lambda: compiled(*args), seconds, total, arguments, operations, accessed)
 
 
 def measure(programs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -219,7 +230,7 @@ def scaling(name: str, programs: dict[int, Program], per: Callable[[int], float]
 
 
 def sizes(args: argparse.Namespace) -> list[dict]:
-    programs = {n: prepare(["resnet20"] * n, args.batch) for n in (2, 3, 5, 8, 16)}
+    programs = {n: prepare(["resnet20"] * n, args.batch) for n in (3, 5, 8, 16)}
     return scaling("members", programs, lambda n: n, args.repeats)
 
 
@@ -229,11 +240,11 @@ def batches(args: argparse.Namespace) -> list[dict]:
 
 
 def devices(args: argparse.Namespace) -> list[dict]:
-    if jax.default_backend() == "cpu" and len(jax.devices()) < 4:
+    if jax.default_backend() == "cpu" and len(jax.devices()) == 1:
         # The number of virtual devices is fixed when JAX starts.
         command = [sys.executable, "-m", "scripts.bench", "--parts", "devices", "--json"]
         command += ["--batch", str(args.batch), "--repeats", str(args.repeats)]
-        flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+        flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
         result = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, check=True)
         return json.loads(result.stdout)["devices"]
     counts = [n for n in (1, 2, 4, 8) if n <= len(jax.devices())]
@@ -245,6 +256,41 @@ def devices(args: argparse.Namespace) -> list[dict]:
 def steps(args: argparse.Namespace) -> list[dict]:
     programs = {n: prepare(POOLS["five"], args.batch, num_steps=n) for n in (1, 10)}
     return scaling("steps per call", programs, lambda n: n, args.repeats)
+
+
+def memory(args: argparse.Namespace) -> list[dict]:
+    rows = []
+    for pool, size, batch in args.memory:
+        programs = {remat: prepare(POOLS[pool], batch, size=size, remat=remat) for remat in (True, False)}
+        # the smaller program first: a GPU tells the highest peak so far
+        peaks = {remat: peak_of(program.run) for remat, program in programs.items()}
+        seconds = measure({remat: program.run for remat, program in programs.items()}, args.repeats)
+        for remat, program in reversed(programs.items()):
+            row = {"pool": pool, "pixels": size, "batch on a device": batch, "remat": remat}
+            row["GiB, arguments"] = program.arguments / 2**30
+            row["GiB besides, compiler"] = (program.memory - program.arguments) / 2**30
+            if peaks[remat] is not None:
+                row["GiB besides, measured"] = peaks[remat] / 2**30
+            rows.append(row | {"seconds": seconds[remat]})
+    return rows
+
+
+def peak_of(run: Callable[[], object]) -> float | None:
+    """The bytes that a run takes at its peak, beyond those in use before. On a GPU of the device, else of the process.
+
+    None where neither tells.
+    """
+    device, status = jax.devices()[0], Path("/proc/self/status")
+    if stats := device.memory_stats():
+        jax.block_until_ready(run())
+        return device.memory_stats()["peak_bytes_in_use"] - stats["bytes_in_use"]
+    if not status.exists():
+        return None
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of the process is what it has now
+    kib = lambda key: int(status.read_text().split(f"{key}:")[1].split()[0])  # noqa: E731
+    before = kib("VmRSS")
+    jax.block_until_ready(run())
+    return (kib("VmHWM") - before) * 1024
 
 
 def markdown(rows: list[dict]) -> str:
@@ -259,13 +305,25 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-PARTS = {"iteration": iteration, "sizes": sizes, "batches": batches, "devices": devices, "steps": steps}
+PARTS = {
+    "iteration": iteration,
+    "sizes": sizes,
+    "batches": batches,
+    "devices": devices,
+    "steps": steps,
+    "memory": memory,
+}
+MEMORY = (  # pool, pixels, batch
+    *(("five", 32, batch) for batch in (32, 128, 512)),
+    *(("default", 32, batch) for batch in (32, 128)),
+    *(("imagenet", 224, batch) for batch in (8, 32)),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--pools", nargs="+", default=list(POOLS), choices=POOLS)
+    parser.add_argument("--pools", nargs="+", default=["default", "five", "wide"], choices=POOLS)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
@@ -274,6 +332,7 @@ def main() -> None:
     parser.add_argument("--no_vmap", dest="vmap", action="store_false", help="leave the plain vmap out, slow on CPU")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     parser.add_argument("--out", type=Path, help="folder for bench.md and bench.json")
+    parser.set_defaults(memory=MEMORY)
     args = parser.parse_args()
     device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores"
     command = shlex.join(["python", "-m", "scripts.bench", *sys.argv[1:]])

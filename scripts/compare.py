@@ -161,7 +161,7 @@ def train_once(config: ConfigDict, folder: Path, console: Console) -> None:
 def seconds_of(folder: Path) -> float:
     """Seconds of training of a run, from the speed of its epochs."""
     examples = json.loads((folder / checkpoint.DESCRIPTION).read_text())["num_train"]
-    speeds = [row["images_per_second"] for row in logs.read_rows(folder) if "images_per_second" in row]
+    speeds = [row["images_per_second"] for row in logs.read_rows(folder, logs.TIMING) if "images_per_second" in row]
     return sum(examples / speed for speed in speeds)
 
 

@@ -11,7 +11,7 @@ from orc_jax import parallel
 from orc_jax.cost import flops, reduced_bytes
 from orc_jax.data import feed
 from orc_jax.step import make_train_step, predict
-from tests.helpers import Stepper, batches, build_run, stepper_of
+from tests.helpers import Stepper, assert_close, batches, build_run, stepper_of
 
 
 def cost(config, dataset, architectures=None):
@@ -86,3 +86,19 @@ def test_the_state_is_donated(toy, config):
     indices = parallel.shard(batches(1, 16, 90)[0], 1)
     memory = donating.compile(state, stepper.data, indices).memory_analysis()
     assert memory.alias_size_in_bytes >= 0.99 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+def test_repeated_forward_passes_take_less_memory_and_change_nothing(toy, config):
+    """With `config.remat`: the parameters after two steps up to rounding, and the temporaries of a step."""
+    ends, sizes = [], []
+    for config.remat in (False, True):
+        stepper = stepper_of(config, toy)
+        state = stepper.init()
+        for indices in batches(2, 16, 90):
+            state = stepper(state, indices)
+        ends.append(state.stacks)
+        large = Stepper(build_run(config, toy))
+        args = large.init(), large.data, parallel.shard(batches(1, 80, 90)[0], 1)
+        sizes.append(large.train_step.compile(*args).memory_analysis().temp_size_in_bytes)
+    assert_close(*ends)
+    assert sizes[1] < 0.6 * sizes[0]

@@ -79,7 +79,7 @@ def test_one_device_equals_four(toy, config, crop_padding):
     assert_close(a.stacks, b.stacks, rtol=2e-4, atol=2e-5)
     assert_close(a.totals, b.totals)
     np.testing.assert_array_equal(a.totals["promoted"], b.totals["promoted"])
-    parallel.assert_replicated(b, four.run.devices)
+    parallel.assert_replicated(b)
 
 
 def test_the_unmapped_step_equals_the_mapped_one(toy, config):
@@ -100,9 +100,9 @@ def test_differing_replicas_are_noticed():
     sharding = parallel.replicated(devices)
     shards = [jax.device_put(jnp.full(3, float(i == 2)), device) for i, device in enumerate(devices)]
     broken = jax.make_array_from_single_device_arrays((3,), sharding, shards)
-    parallel.assert_replicated({"w": jax.device_put(jnp.ones(3), sharding)}, devices)
+    parallel.assert_replicated({"w": jax.device_put(jnp.ones(3), sharding)})
     with pytest.raises(RuntimeError, match="replicas differ in"):
-        parallel.assert_replicated({"w": broken}, devices)
+        parallel.assert_replicated({"w": broken})
 
 
 def test_members_that_do_not_learn_keep_everything_bit_for_bit(toy, config):

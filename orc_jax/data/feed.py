@@ -3,6 +3,7 @@
 A feed is a set that lies on every device, and an iterator of batches. Batches of a set in memory are indices into it;
 those of a streamed set are the examples themselves, and the set on the devices is None. `orc_jax.step` takes either.
 The order of the examples is a function of (seed, step) alone in both, so the position in the data is the step itself.
+With several processes, each takes its share of every global batch.
 """
 
 import collections
@@ -39,7 +40,7 @@ def training(
     """
     if not dataset.is_streamed:
         size = config.batch_size, dataset.num_train
-        indices = (batch_indices(config.seed, step, *size) for step in range(first_step, num_steps))
+        indices = (_own_share(batch_indices(config.seed, step, *size)) for step in range(first_step, num_steps))
         yield _on_their_way(indices, devices)
         return
     source = stream.TrainExamples(
@@ -53,8 +54,10 @@ def training(
         flip=config.flip,
         skip_corrupt=config.stream.skip_corrupt,
         views=views,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
-    with stream.batches(source, config.batch_size, _num_workers(config)) as batches:
+    with stream.batches(source, config.batch_size // jax.process_count(), _num_workers(config)) as batches:
         images = (Images(batch["image"], batch["label"]) for batch in batches)
         yield _on_their_way(images, devices)
 
@@ -69,7 +72,7 @@ def evaluation(
         An iterator of (indices or `Images`, weights), leaves `[devices, batch / devices, ...]`; padding has weight 0.
     """
     if not dataset.is_streamed:
-        batches = evaluation_batches(config.eval_batch_size, len(dataset.test.labels))
+        batches = map(_own_share, evaluation_batches(config.eval_batch_size, len(dataset.test.labels)))
         yield _on_their_way(batches, devices)
         return
     source = stream.EvalExamples(
@@ -78,10 +81,22 @@ def evaluation(
         size=config.stream.image_size,
         crop=config.stream.eval_crop,
         skip_corrupt=config.stream.skip_corrupt,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
-    with stream.batches(source, config.eval_batch_size, _num_workers(config)) as batches:
+    with stream.batches(source, config.eval_batch_size // jax.process_count(), _num_workers(config)) as batches:
         images = ((Images(batch["image"], batch["label"]), batch["weight"]) for batch in batches)
         yield _on_their_way(images, devices)
+
+
+def _own_share(batch: Any) -> Any:
+    """What this process takes of a global batch, whose leaves are `[batch, ...]`."""
+
+    def of(x):
+        local = len(x) // jax.process_count()
+        return x[jax.process_index() * local :][:local]
+
+    return jax.tree.map(of, batch)
 
 
 def _on_their_way(batches: Iterator[Any], devices: Sequence[jax.Device]) -> Iterator[Any]:

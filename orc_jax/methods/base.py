@@ -43,6 +43,7 @@ class Method(NamedTuple):
     stages: the runs that come before. Their members start trained.
     frozen: members that never learn, so that starting them from scratch would be a mistake.
     start: `(setup, stacks, key) -> stacks`: adds the heads and whatever else the method keeps, ties parameters.
+    isolates: no member takes anything of an assistant whose loss is not finite, so the others can go on without it.
     ensemble: outputs of an evaluation -> logits `[batch, classes]` of the method's own ensemble. Without one, the
         ensemble is the members' mean probability.
     """
@@ -54,6 +55,7 @@ class Method(NamedTuple):
     views: int = 1
     stages: tuple[Stage, ...] = ()
     frozen: tuple[int, ...] = ()
+    isolates: bool = False
     start: Callable[[Setup, Stacks, jax.Array], Stacks] | None = None
     ensemble: Callable[[Outputs], jax.Array] | None = None
 

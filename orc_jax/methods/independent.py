@@ -18,4 +18,4 @@ def independent(members: Sequence[str]) -> Method:
         stacks, _ = learn(context, context.pool, stacks, passed, lambda out: cross_entropy(out.logits, batch.labels))
         return stacks, scores(context, passed.logits, batch.labels)
 
-    return Method(iterate, pool_roles(len(members), "member", "member"))
+    return Method(iterate, pool_roles(len(members), "member", "member"), isolates=True)

@@ -209,7 +209,7 @@ def orc(
     metrics = ("loss", "accuracy", "promoted", "feedback_share")
     stages = (Stage("pivot", "independent", (0, *fixed)),)
     roles = pool_roles(len(members), "pivot teacher", "assistant")
-    return Method(iterate, roles, metrics, shares=("promoted",), stages=stages, frozen=fixed)
+    return Method(iterate, roles, metrics, shares=("promoted",), stages=stages, frozen=fixed, isolates=True)
 
 
 def teacher_group(

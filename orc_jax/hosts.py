@@ -1,0 +1,68 @@
+"""A run in several processes: how they find each other, which of them writes, and what they must agree on.
+
+Every process runs the same program on its own devices; only inside the step do they communicate. The first process
+alone writes. All read the same workdir and data set.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from orc_jax.errors import UserError
+
+# A process that stops answering ends the others after this many seconds.
+HEARTBEAT_TIMEOUT = 60
+SHUTDOWN_TIMEOUT = 30
+
+
+def join(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the processes of a run; to be called before anything else that uses JAX's devices.
+
+    Args:
+        coordinator: "host:port" of the first process, or "auto" under a scheduler that JAX knows.
+        num_processes, process_id: how many there are and which this is; None leaves it to the scheduler.
+
+    Raises:
+        UserError: if they cannot find each other.
+    """
+    address = None if coordinator == "auto" else coordinator
+    try:
+        jax.distributed.initialize(
+            address,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"--coordinator={coordinator}: the processes of the run cannot be joined: {error}. Accepted: auto under "
+            "SLURM, on TPU pods, GKE or with MPI; else host:port of the first process, with --num_processes and "
+            "--process_id"
+        ) from error
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def require_equal(value: Any, what: str) -> None:
+    """Checks that all processes hold the same value.
+
+    Args:
+        value: JSON-like, or anything whose `repr` tells it apart.
+        what: it is, for the message.
+
+    Raises:
+        RuntimeError: if they do not.
+    """
+    if jax.process_count() == 1:
+        return
+    data = np.frombuffer(repr(value).encode(), np.uint8)
+    digest = np.array([len(data), int(np.sum(data.astype(np.int64) * np.arange(1, 1 + len(data))) % 2**31)], np.int32)
+    digests = multihost_utils.process_allgather(digest)
+    if (digests != digests[:1]).any():
+        raise RuntimeError(f"the processes of this run differ in {what}; here: {value!r}")
