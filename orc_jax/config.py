@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from orc_jax import own
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
 from orc_jax.methods.base import Method
@@ -21,15 +22,16 @@ def default() -> ConfigDict:
     config = ConfigDict()
 
     # The method, and the pool it trains.
-    config.method = "orc"
-    config.teacher = "resnet56"  # the first member: the pivot teacher, where the method has one
+    config.method = "orc"  # or one of your own: "my_module:my_method"
+    config.method_options = ""  # of a method of your own: "name=value,name=value"
+    config.teacher = "resnet56"  # the first member: the pivot teacher, where the method has one; or "my_module:MyNet"
     config.student = "resnet20"  # the last member: the target student
     config.num_networks = 5  # all members of the pool: pivot teacher, assistants, target student
     config.assistants = "ladder"  # "ladder", "copies" (of the student), or names: "resnet44,resnet32,resnet26"
     config.num_temporary_teachers = 1  # k
 
     # Data.
-    config.dataset = "cifar100"  # "digits", "folder", or any TFDS image classification set
+    config.dataset = "cifar100"  # "digits", "folder", any TFDS image classification set, or "my_module:MyBuilder"
     config.data_dir = ""  # "" is TFDS_DATA_DIR, or TFDS's own default; of "folder", that with train/<class>/<image>
     config.train_split = "train"  # TFDS syntax: "train[:45000]"; of "folder", the name of a folder
     config.eval_split = "test"
@@ -126,7 +128,7 @@ def members(config: ConfigDict) -> tuple[str, ...]:
         UserError: for an unknown architecture, or a number of assistants that does not fit `num_networks`.
     """
     for field in ("teacher", "student"):
-        require_choice(f"config.{field}", config[field], MODELS)
+        _require_network(f"config.{field}", config[field])
     require("config.num_networks", config.num_networks, config.num_networks >= 1, "at least 1")
     if config.num_networks == 1:
         return (config.student,)
@@ -138,13 +140,19 @@ def members(config: ConfigDict) -> tuple[str, ...]:
     else:
         assistants = tuple(name.strip() for name in config.assistants.split(",") if name.strip())
         for name in assistants:
-            require_choice("config.assistants", name, ["ladder", "copies", *MODELS])
+            _require_network("config.assistants", name, "ladder", "copies")
         if len(assistants) != count:
             raise UserError(
                 f"config.assistants={config.assistants!r} names {len(assistants)} networks, but "
                 f"config.num_networks={config.num_networks} leaves {count} between teacher and student"
             )
     return (config.teacher, *assistants, config.student)
+
+
+def _require_network(field: str, name: str, *others: str) -> None:
+    if own.is_own(name) and name not in MODELS:
+        MODELS[name] = own.load(field, name)
+    require_choice(field, name, [*others, *MODELS])
 
 
 def lr_multipliers(config: ConfigDict) -> dict[str, float]:
@@ -156,7 +164,7 @@ def lr_multipliers(config: ConfigDict) -> dict[str, float]:
     result = {}
     for item in filter(None, config.lr_multipliers.split(",")):
         name, _, value = item.partition("=")
-        require_choice("config.lr_multipliers", name.strip(), MODELS)
+        _require_network("config.lr_multipliers", name.strip())
         try:
             factor = float(value)
         except ValueError:
@@ -243,16 +251,30 @@ def _validate_stream(stream: ConfigDict) -> None:
     require("config.stream.crop_area", area, fine, "(smallest, largest) with 0 < smallest <= largest <= 1")
 
 
+_NO_OPTIONS = "empty, but for a method of your own (my_module:my_method); others have config.<method>.<option>"
+
+
 def build_method(config: ConfigDict, architectures: Sequence[str]) -> Method:
     """The method of a config for a pool, made by its factory from the options of the same name.
 
     Raises:
         UserError: for an unknown method, an option out of its range, or a pool that the method cannot train.
     """
-    require_choice("config.method", config.method, METHODS)
-    factory = METHODS[config.method]
-    options = config[config.method].to_dict()
+    if own.is_own(config.method):
+        factory = own.load("config.method", config.method)
+        options = own.options("config.method_options", config.method_options)
+    else:
+        require_choice("config.method", config.method, METHODS)
+        factory, options = METHODS[config.method], config[config.method].to_dict()
+        require("config.method_options", repr(config.method_options), not config.method_options, _NO_OPTIONS)
     # k belongs to the description of the pool, and to the methods that promote.
     if "num_temporary_teachers" in inspect.signature(factory).parameters:
         options["num_temporary_teachers"] = config.num_temporary_teachers
-    return factory(architectures, **options)
+    try:
+        return factory(architectures, **options)
+    except TypeError as error:
+        if not own.is_own(config.method):
+            raise
+        raise UserError(
+            f"config.method={config.method!r} cannot be called as method(members, **options) with {options}: {error}"
+        ) from error

@@ -19,7 +19,9 @@ from rich.console import Console
 
 from orc_jax.errors import Interrupted, UserError, unknown
 
-EMBEDDED_DEFAULT = Path(__file__).parent.parent / "configs" / "digits.py"
+# The configs that come along lie beside the package in the repository, and inside it once it is installed.
+CONFIGS = next(path for path in (Path(__file__).parents[i] / "configs" for i in (1, 0)) if path.is_dir())
+EMBEDDED_DEFAULT = CONFIGS / "digits.py"
 
 # What a full or lost disk makes of a write.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
@@ -28,7 +30,12 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, f"The config file; any field can be overridden: --config.seed=1. Default: {EMBEDDED_DEFAULT}."
 )
 WORKDIR = flags.DEFINE_string("workdir", "", "Where the run is kept. Default: runs/<dataset>_<method>.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train, or evaluate a checkpoint of the workdir.")
+MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "evaluate", "describe"],
+    "Train, evaluate a checkpoint, or print what would be trained.",
+)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which one to evaluate: latest, best, or a step.")
 RESUME = flags.DEFINE_enum(
     "resume",
@@ -65,6 +72,7 @@ def main(argv: list[str]) -> None:
     import jax
 
     from orc_jax import checkpoint, hosts
+    from orc_jax.describe import describe
     from orc_jax.evaluate import evaluate_checkpoint
     from orc_jax.train import train
 
@@ -77,7 +85,9 @@ def main(argv: list[str]) -> None:
             raise UserError("--num_processes and --process_id need --coordinator=host:port of the first process")
         with checkpoint.without_stragglers():
             if MODE.value == "train":
-                train(config, workdir, console, RESUME.value)
+                train(config, workdir, console, resume=RESUME.value)
+            elif MODE.value == "describe":
+                describe(config, workdir, console)
             else:
                 evaluate_checkpoint(config, workdir, CHECKPOINT.value, console)
     except jax.errors.JaxRuntimeError as error:
@@ -116,6 +126,7 @@ def keep_programs() -> None:
 
 def parse(argv: list[str]) -> list[str]:
     """Absl's parser of flags, with the embedded default, and a message instead of a traceback for what is wrong."""
+    argv = [_shipped(argument) for argument in argv]
     given = _config_path(argv)
     if given is None:
         # not the default of the flag: that would be checked against the overrides of any other config
@@ -135,6 +146,13 @@ def parse(argv: list[str]) -> list[str]:
         raise
 
 
+def _shipped(argument: str) -> str:
+    """`--config=configs/cifar100.py`, also where that file is part of the installed package."""
+    name = argument.removeprefix("--config=")
+    path = CONFIGS / Path(name).name
+    return argument.replace(name, str(path)) if name.startswith("configs/") and path.exists() else argument
+
+
 def _config_path(argv: list[str]) -> str | None:
     """The value of the last `--config`, written with or without "="."""
     for i in reversed(range(1, len(argv))):
@@ -151,5 +169,10 @@ def fail(message: str, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command."""
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    cli()

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from orc_jax import rngs
+from orc_jax import own, rngs
+from orc_jax.errors import UserError
 from orc_jax.models import MODELS
 
 Params = dict[str, jax.Array]
@@ -73,6 +74,10 @@ def make_network(
 ) -> Network:
     """The pure functions of the registered model `architecture`."""
 
+    if architecture not in MODELS:
+        hint = ": one of a module of its own has to be named in the config" if own.is_own(architecture) else ""
+        raise UserError(f"there is no network {architecture!r} here{hint}")
+
     def build(key):
         return MODELS[architecture](
             num_classes, image_shape=image_shape, dtype=jnp.dtype(dtype), axis_name=axis_name, rngs=nnx.Rngs(key)
@@ -82,7 +87,14 @@ def make_network(
         return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
 
     # The modules are built once, abstractly; all that is kept of them is their structure.
-    model = nnx.eval_shape(build, jax.random.key(0))
+    try:
+        model = nnx.eval_shape(build, jax.random.key(0))
+    except TypeError as error:
+        if not own.is_own(architecture):
+            raise
+        raise UserError(
+            f"{architecture} cannot be built as Model(num_classes, *, image_shape, dtype, axis_name, rngs): {error}"
+        ) from error
     paths = {".".join(map(str, path)): path for path in nnx.to_flat_state(nnx.state(model)).paths}
     model.train()
     training = nnx.graphdef(model)
@@ -126,10 +138,24 @@ def make_pool(
     for name in dict.fromkeys(architectures):
         members = tuple(i for i, other in enumerate(architectures) if other == name)
         network = make_network(name, num_classes, image_shape, dtype, axis_name)
+        if own.is_own(name):
+            _check_outputs(name, network, num_classes, image_shape)
         if remat:
             network = network._replace(train=jax.checkpoint(network.train))
         stacks.append(Stack(name, network, members, tuple(range(len(members)))))
     return Pool(tuple(architectures), tuple(stacks))
+
+
+def _check_outputs(name: str, network: Network, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+    images = jnp.zeros((2, *image_shape))
+    shapes = jax.eval_shape(lambda: network.predict(*network.init(jax.random.key(0)), images))
+    found = [(x.shape, str(x.dtype)) for x in jax.tree.leaves(shapes)]
+    fine = isinstance(shapes, tuple) and len(found) == 2 and found[0] == ((2, num_classes), "float32")
+    if not fine or len(found[1][0]) != 2:
+        raise UserError(
+            f"{name} must return (logits [batch, {num_classes}] of float32, features [batch, dim]); for two images of "
+            f"{image_shape} it returns {found}"
+        )
 
 
 def init(pool: Pool, seed: int | jax.Array) -> tuple[dict[str, Params], dict[str, Params]]:

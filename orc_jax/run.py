@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+import orc_jax
 from orc_jax import optim, parallel, step
 from orc_jax.config import build_method, flat, lr_multipliers
 from orc_jax.data.batches import last_step
@@ -50,7 +51,8 @@ class Run(NamedTuple):
     def description(self) -> dict:
         """What is kept beside the run's checkpoints: resolved config, pool, data and versions."""
         packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-        versions = {name: importlib.metadata.version(name) for name in packages}
+        versions = {"orc_jax": orc_jax.__version__}
+        versions |= {name: importlib.metadata.version(name) for name in packages}
         return {
             "config": json.loads(self.config.to_json()),
             "members": list(self.setup.pool.architectures),

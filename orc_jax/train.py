@@ -1,7 +1,6 @@
 """Training, top to bottom: build, pre-train, restore, loop, evaluate, log, save."""
 
 import functools
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,8 @@ from orc_jax import checkpoint, hosts, logs, parallel, pretrained
 from orc_jax.config import members, validate
 from orc_jax.data import feed, sets
 from orc_jax.data.batches import last_step
+from orc_jax.data.sets import Dataset
+from orc_jax.describe import parameter_counts
 from orc_jax.errors import UserError
 from orc_jax.evaluate import evaluator
 from orc_jax.lock import locked
@@ -27,10 +28,17 @@ from orc_jax.run import Run, abstract_state, build, check_resumable
 from orc_jax.step import TrainState, find_diverged, init_state, make_train_step, reset_totals
 
 
-def train(config: ConfigDict, workdir: Path, console: Console, resume: str = "run") -> None:
+def train(
+    config: ConfigDict, workdir: Path, console: Console, *, resume: str = "run", dataset: Dataset | None = None
+) -> None:
     """Trains the run of `config` in `workdir`, or goes on with it where it stopped.
 
-    With `resume="weights"` another run may lie in `workdir`: its weights are where this one starts.
+    Args:
+        config: of the run.
+        workdir: where it is kept.
+        console: where to print.
+        resume: "run", or "weights": another run may lie in `workdir`, and its weights are where this one starts.
+        dataset: to train on, instead of the one that `config` names.
 
     Raises:
         UserError: for bad input, before anything is compiled or written; if a member diverges; and if a checkpoint
@@ -38,7 +46,7 @@ def train(config: ConfigDict, workdir: Path, console: Console, resume: str = "ru
         Interrupted: if the run was asked to stop, and has saved its state.
     """
     validate(config, jax.device_count())
-    dataset = sets.load(config, logs.warn(console))
+    dataset = dataset or sets.load(config, logs.warn(console))
     run = build(config, dataset, jax.local_devices(), members(config))
     if resume == "weights":
         start_from_weights(run, workdir, logs.warn(console))
@@ -251,8 +259,7 @@ def _epoch_line(run: Run, title: str, row: dict[str, float], timing: dict[str, f
 
 def _pool_table(run: Run):
     pool = run.setup.pool
-    shapes = abstract_state(run).stacks
-    counts = {name: sum(math.prod(x.shape[1:]) for x in stack.params.values()) for name, stack in shapes.items()}
+    counts = parameter_counts(run)
     rows = [
         (name, run.method.roles[i], f"{counts[architecture]:,}")
         for i, (name, architecture) in enumerate(zip(pool.member_names, pool.architectures, strict=True))

@@ -26,15 +26,13 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from orc_jax import checkpoint, logs, main, parallel, pretrained
+from orc_jax import checkpoint, logs, main, pretrained
 from orc_jax import config as configs
-from orc_jax.cost import flops
 from orc_jax.data import sets
+from orc_jax.describe import forward_flops, step_flops
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
-from orc_jax.pool import select, take
-from orc_jax.run import FREE_FIELDS, Run, abstract_state, build
-from orc_jax.step import make_train_step, predict
+from orc_jax.run import FREE_FIELDS, build
 from orc_jax.train import train
 
 NAMES = flags.DEFINE_list("methods", list(METHODS), "Which methods, in the order of the table.")
@@ -174,23 +172,9 @@ def cost(config: ConfigDict, folder: Path) -> float:
         teacher = pivot_config(config)
         runs.append(build(teacher, dataset, run.devices, configs.members(teacher)))
     runs += [source.run for source in pretrained.plan(run, folder) if source.run]
-    total = sum(flops_per_step(one) * one.num_steps for one in runs)
-    return total / (run.num_steps * forward_flops(run))
-
-
-def flops_per_step(run: Run) -> float:
-    """Floating-point operations of one training step on one device."""
-    step = parallel.DataParallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=False)
-    indices = jax.ShapeDtypeStruct((1, run.config.batch_size), np.int32)
-    return flops(step.mapped, abstract_state(run), run.dataset.train, indices)
-
-
-def forward_flops(run: Run) -> float:
-    """Floating-point operations of one forward pass of the target student on one batch."""
-    student = select(run.setup.pool, [run.setup.pool.size - 1])
-    images = jax.ShapeDtypeStruct((run.config.batch_size, *run.dataset.image_shape), np.float32)
-    forward = lambda stacks, images: predict(student, take(student, stacks), images).logits  # noqa: E731
-    return flops(forward, abstract_state(run).stacks, images)
+    total = sum(step_flops(one) * one.num_steps for one in runs)
+    student = forward_flops(run)[run.setup.pool.architectures[-1]]
+    return total / (run.num_steps * config.batch_size * student)
 
 
 def percent(values: list[float], sign: str = "") -> str:

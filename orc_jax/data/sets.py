@@ -70,6 +70,42 @@ def size(examples: Images | Records) -> int:
     return len(examples.labels) if isinstance(examples, Images) else len(examples)
 
 
+def from_arrays(
+    name: str, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], class_names: Sequence[str]
+) -> Dataset:
+    """A set in memory of arrays that are there already.
+
+    Args:
+        name: of the set, for logs.
+        train, test: images, uint8 `[n, height, width, channels]`, and labels, integers in `[0, classes)`, `[n]`.
+        class_names: one for each class.
+
+    Raises:
+        UserError: if the arrays are not of these shapes and types, or labels are out of range.
+    """
+    splits = []
+    for split, (images, labels) in (("train", train), ("test", test)):
+        images, labels = np.asarray(images), np.asarray(labels)
+        if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
+            raise UserError(
+                f"{split} images of {images.dtype} {list(images.shape)}: must be uint8 [n, height, width, channels]"
+            )
+        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+            raise UserError(f"{split} labels of {labels.dtype} {list(labels.shape)}: must be {len(images)} integers")
+        splits.append(Images(images, labels.astype(np.int32)))
+        _check_labels(name, splits[-1], class_names)
+    if splits[0].images.shape[1:] != splits[1].images.shape[1:]:
+        raise UserError(f"train and test images differ in shape: {[list(s.images.shape[1:]) for s in splits]}")
+    shape = splits[0].images.shape[1:]
+    return Dataset(name, *splits, tuple(class_names), shape, *_computed_constants(splits[0].images))
+
+
+def _check_labels(name: str, split: Images, class_names: Sequence[str]) -> None:
+    low, high = split.labels.min(), split.labels.max()
+    if low < 0 or high >= len(class_names):
+        raise UserError(f"{name} has labels {low} to {high}, but only {len(class_names)} classes")
+
+
 def load(config: ConfigDict, warn: Callable[[str], None]) -> Dataset:
     """The set that `config.dataset` names, prepared first if need be.
 
@@ -93,9 +129,7 @@ def load(config: ConfigDict, warn: Callable[[str], None]) -> Dataset:
         if not size(split):
             raise UserError(f"config.{field}={config[field]!r} of {config.dataset} has no example")
         if isinstance(split, Images):
-            low, high = split.labels.min(), split.labels.max()
-            if low < 0 or high >= len(class_names):
-                raise UserError(f"{config.dataset} has labels {low} to {high}, but only {len(class_names)} classes")
+            _check_labels(config.dataset, split, class_names)
     if config.examples_per_class:
         train = _balanced(config, train, class_names)
     if config.batch_size > size(train):
@@ -161,8 +195,12 @@ def _constants(
         return CONSTANTS[config.dataset]
     if not isinstance(train, Images):
         return CONSTANTS["imagenet2012"]
+    return _computed_constants(train.images)
+
+
+def _computed_constants(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     # Exact sums over integers, so that the constants do not depend on the order of a reduction.
-    counts = [np.bincount(train.images[..., c].reshape(-1), minlength=256) for c in range(channels)]
+    counts = [np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(images.shape[-1])]
     values = np.arange(256) / 255.0
     mean = [float(np.average(values, weights=count)) for count in counts]
     std = [float(np.sqrt(np.average((values - m) ** 2, weights=count))) for m, count in zip(mean, counts, strict=True)]

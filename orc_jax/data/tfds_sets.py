@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from orc_jax import own
 from orc_jax.data.sets import Images, Records
 from orc_jax.errors import UserError
 
@@ -49,7 +50,7 @@ def load(config: ConfigDict) -> tuple[Sequence[str], Images | Records, Images | 
         raise UserError(f"config.data_dir={config.data_dir!r} is not a directory")
     where = {"data_dir": config.data_dir} if config.data_dir else {}
     try:
-        builder = tfds.builder(config.dataset, **where)
+        builder = tfds.builder(_name(config.dataset), **where)
     except tfds.core.DatasetNotFoundError:
         near = difflib.get_close_matches(config.dataset, ["digits", "folder", *tfds.list_builders()], n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -86,6 +87,16 @@ def load(config: ConfigDict) -> tuple[Sequence[str], Images | Records, Images | 
     return features[label_key].names, *splits
 
 
+def _name(dataset: str) -> str:
+    """The name by which TFDS knows a set; a builder of a person's own is known to it once it is imported."""
+    if not own.is_own(dataset):
+        return dataset
+    builder = own.load("config.dataset", dataset)
+    if not hasattr(builder, "name"):
+        raise UserError(f"config.dataset={dataset!r} is not a builder of TFDS (tfds.core.GeneratorBasedBuilder)")
+    return builder.name
+
+
 def _prepare(builder, config: ConfigDict):
     """Downloads and prepares the set unless it already lies in the data directory."""
     import tensorflow_datasets as tfds
@@ -93,7 +104,7 @@ def _prepare(builder, config: ConfigDict):
     if builder.info.splits:
         return builder
     # array_record can be read without TensorFlow; preparing a set needs it.
-    builder = tfds.builder(config.dataset, data_dir=config.data_dir or None, file_format="array_record")
+    builder = tfds.builder(_name(config.dataset), data_dir=config.data_dir or None, file_format="array_record")
     try:
         _check_network(builder)
         builder.download_and_prepare()
@@ -110,7 +121,7 @@ def _check_network(builder) -> None:
     """Raises OSError if the set's servers cannot be found; TFDS itself would try for minutes."""
     if urllib.request.getproxies():
         return  # a proxy looks names up, not this machine
-    for host in {urllib.parse.urlsplit(url).hostname for url in builder.url_infos} - {None}:
+    for host in {urllib.parse.urlsplit(url).hostname for url in builder.url_infos or ()} - {None}:
         try:
             socket.getaddrinfo(host, 443)
         except OSError as error:

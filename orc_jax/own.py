@@ -1,0 +1,51 @@
+"""What a person brings along: a network, a method or a data set of a module of their own, named `my_module:Thing`.
+
+Only names that a person has given in a config come here. What a file names is never imported.
+"""
+
+import ast
+import importlib
+import os
+import sys
+from typing import Any
+
+from orc_jax.errors import UserError
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is that of something in a module of its own."""
+    return ":" in name
+
+
+def load(field: str, name: str) -> Any:
+    """The object that `my_module:Thing` names; modules in the working directory are found.
+
+    Raises:
+        UserError: if there is no such module, or nothing of that name in it.
+    """
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{field}={name!r}: the module {module_name!r} cannot be imported: {error}") from error
+    if not hasattr(module, attribute):
+        public = ", ".join(x for x in vars(module) if not x.startswith("_"))
+        raise UserError(f"{field}={name!r}: {module_name} has no {attribute!r}; it has {public or 'nothing'}")
+    return getattr(module, attribute)
+
+
+def options(field: str, text: str) -> dict[str, Any]:
+    """`"temperature=2.0,mode='hard'"` as a dict; values are Python literals.
+
+    Raises:
+        UserError: if it is not of that form.
+    """
+    try:
+        (call,) = ast.parse(f"_({text})").body
+        if call.value.args:
+            raise ValueError("a value without a name")
+        return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.value.keywords}
+    except (SyntaxError, ValueError, AttributeError) as error:
+        raise UserError(f"{field}={text!r}: must be name=value,name=value: {error}") from error
