@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.table import Table
 
 from orc_jax import checkpoint, hosts, logs, parallel
 from orc_jax.config import members, validate
@@ -50,7 +51,7 @@ def evaluator(run: Run) -> Callable[[Stacks], dict]:
     return evaluate
 
 
-def evaluation_table(title: str, result: dict):
+def evaluation_table(title: str, result: dict) -> Table:
     """The result of an evaluation as a table."""
     joint = [{"name": name, "role": "all members"} | result[name] for name in ("mean", "ensemble") if name in result]
     rows = [

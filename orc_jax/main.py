@@ -163,6 +163,7 @@ def _config_path(argv: list[str]) -> str | None:
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
+    """Ends the program with one message."""
     print(f"orc_jax: {message}", file=sys.stderr, flush=True)
     if flags.FLAGS.is_parsed() and COORDINATOR.value and status in (1, 2):
         os._exit(status)  # else JAX waits for the other processes, which wait for this one

@@ -4,9 +4,13 @@ Rate and direction are kept apart so that a member which pauses keeps its place 
 can have different rates.
 """
 
+from typing import Any
+
 import jax
 import optax
 from ml_collections import ConfigDict
+
+from orc_jax.pool import Params
 
 
 def sgd_direction(momentum: float, nesterov: bool, weight_decay: float) -> optax.GradientTransformation:
@@ -37,7 +41,9 @@ def learning_rate_schedule(config: ConfigDict, steps_per_epoch: float, num_steps
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
 
 
-def update(optimizer: optax.GradientTransformation, params, opt_state, grads, learning_rate: jax.Array):
+def update(
+    optimizer: optax.GradientTransformation, params: Params, opt_state: Any, grads: Params, learning_rate: jax.Array
+) -> tuple[Params, Any]:
     """One update of the members of a stack: new (params, opt_state). All leaves are `[members, ...]`."""
     # vmapped, so that a transformation with a norm over parameters would take it member by member
     direction, opt_state = jax.vmap(optimizer.update)(grads, opt_state, params)

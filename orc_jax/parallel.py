@@ -6,6 +6,7 @@ Every collective takes `axis_name=None` as well, so the same step runs unmapped,
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orc_jax import hosts
 
 AXIS = "data"
+PyTree = Any
 
 
 # Options of the compiler, by platform. XLA:CPU gives most convolutions to YNNPACK, which takes up to three times as
@@ -88,12 +90,12 @@ def shard(batch: np.ndarray, num_devices: int) -> np.ndarray:
     return batch.reshape(num_devices, -1, *batch.shape[1:])
 
 
-def mean(x, axis_name: str | None):
+def mean(x: PyTree, axis_name: str | None) -> PyTree:
     """The mean over devices of each leaf of `x`."""
     return x if axis_name is None else jax.lax.pmean(x, axis_name)
 
 
-def total(x, axis_name: str | None):
+def total(x: PyTree, axis_name: str | None) -> PyTree:
     """The sum over devices of each leaf of `x`."""
     return x if axis_name is None else jax.lax.psum(x, axis_name)
 
@@ -109,7 +111,7 @@ def local_slots(local_size: int, axis_name: str | None) -> jax.Array:
     return first + jnp.arange(local_size)
 
 
-def assert_replicated(tree) -> None:
+def assert_replicated(tree: PyTree) -> None:
     """Checks that all devices, and all processes, hold the same values of a replicated `tree`.
 
     Raises:

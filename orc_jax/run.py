@@ -37,6 +37,8 @@ POOL_FIELDS = ("teacher", "student", "num_networks", "assistants")
 
 
 class Run(NamedTuple):
+    """What is fixed about a run before it starts."""
+
     config: ConfigDict
     dataset: Dataset
     devices: Sequence[jax.Device]

@@ -1,6 +1,7 @@
 """The order of examples, as a function of (seed, step) alone: nothing to save, nothing to replay."""
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def last_step(epochs: float, batch_size: int, num_examples: int) -> int:
     return int(epochs * num_examples) // batch_size
 
 
-def evaluation_batches(batch_size: int, num_examples: int):
+def evaluation_batches(batch_size: int, num_examples: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (indices, weights), both `[batch_size]`: every example once, the last batch padded with weight 0."""
     for start in range(0, num_examples, batch_size):
         indices = np.arange(start, start + batch_size, dtype=np.int32)

@@ -10,7 +10,7 @@ Stochastic teaching: in every mini-batch some guides, drawn at random, are left 
 The run of a pool trains its last member; its stages are the runs of the smaller pools before it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,13 @@ def stages(method: str, size: int) -> tuple[Stage, ...]:
     return (Stage("pivot", "independent", (0,)), *assistants)
 
 
-def guided_iteration(guides: Sequence[int], guidance, temperature: float, lam: float, kl_reduction: str):
+def guided_iteration(
+    guides: Sequence[int],
+    guidance: Callable[[jax.Array], jax.Array],
+    temperature: float,
+    lam: float,
+    kl_reduction: str,
+) -> Callable:
     """The iteration in which the last member learns from frozen `guides`: that of DGKD, and of TAKD.
 
     Args:

@@ -28,6 +28,8 @@ class DenseLayer(nnx.Module):
 
 
 class DenseBlock(nnx.Module):
+    """Layers of which each adds `growth` channels to what it is given."""
+
     def __init__(self, layers: Layers, in_features, growth, count):
         self.names = tuple(f"denselayer{i + 1}" for i in range(count))
         for i, name in enumerate(self.names):
@@ -51,6 +53,8 @@ class Transition(nnx.Module):
 
 
 class Features(nnx.Module):
+    """All of the network before its classifier, as the PyTorch original names it."""
+
     def __init__(self, layers: Layers, in_channels, growth, count):
         width = 2 * growth
         self.conv0 = layers.conv(in_channels, width, 3)

@@ -30,6 +30,8 @@ class Block(nnx.Module):
 
 
 class Stage(nnx.Module):
+    """Blocks of one width; the first may change resolution and width."""
+
     def __init__(self, layers: Layers, in_features, features, *, blocks, strides):
         first = Block(layers, in_features, features, strides=strides)
         self.layer = nnx.List([first, *(Block(layers, features, features, strides=1) for _ in range(blocks - 1))])
