@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from orc_jax import own
 from orc_jax.errors import UserError, require, require_choice
+from orc_jax.logs import tracker_names
 from orc_jax.methods import METHODS
 from orc_jax.methods.base import Method
 from orc_jax.models import MODELS, ladder
@@ -72,6 +73,7 @@ def default() -> ConfigDict:
     config.eval_batch_size = 512
     config.eval_every_epochs = 1  # evaluate and save a checkpoint
     config.checkpoint_every_steps = 0  # more checkpoints, within epochs; 0 is none
+    config.log_to = "tensorboard"  # "tensorboard", "wandb" (if it is installed), both with a comma, or ""
     config.log_every_steps = 50  # progress bar, and the check that no member has diverged
     # What to do when a member's loss or weights are not finite any more: "stop", or "isolate" an assistant, which is
     # never promoted from then on and left out of the ensemble (ORC and independent training).
@@ -216,6 +218,7 @@ def validate(config: ConfigDict, num_devices: int) -> None:
                 f"config.{field}={config[field]} is not divisible by the {num_devices} devices of this run: "
                 f"{config[field] // num_devices * num_devices or num_devices} would be"
             )
+    tracker_names(config.log_to)
     _validate_stream(config.stream)
     lr_multipliers(config)
     method = build_method(config, members(config))

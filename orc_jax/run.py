@@ -27,6 +27,7 @@ FREE_FIELDS = (
     "eval_every_epochs",
     "checkpoint_every_steps",
     "log_every_steps",
+    "log_to",
     "on_divergence",
     "remat",
     "stream.num_workers",

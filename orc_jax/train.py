@@ -100,7 +100,7 @@ def fit(
         data = feed.resident(run.dataset.train, run.devices)
         train_step = parallel.DataParallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=True)
         evaluate = evaluator(run)
-        log = logs.MetricsLog(workdir, step)
+        log = logs.MetricsLog(workdir, step, config)
         opened = feed.training(run.dataset, config, run.devices, step, run.num_steps, run.method.views)
         with opened as batches, logs.progress_bar(console) as progress:
             task = progress.add_task("", total=run.num_steps, completed=step, status="compiling")

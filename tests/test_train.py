@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -211,6 +212,8 @@ def change(**fields):
         ({"batch_size": 0}, "config.batch_size=0: must be greater than 0"),
         ({"learning_rate": -1.0}, "config.learning_rate=-1.0"),
         ({"learning_rate": float("inf")}, "config.learning_rate=inf: must be a finite number"),
+        ({"log_to": "tensorbord"}, "config.log_to='tensorbord' is not known. Did you mean tensorboard"),
+        ({"log_to": "wandb"}, "config.log_to='wandb': the package wandb is not installed"),
         ({"lr_schedule": "stepp"}, "config.lr_schedule='stepp' is not known. Did you mean step"),
         ({"lr_boundaries": (150.0, 180.0)}, "config.lr_boundaries=.*fractions between 0 and 1"),
         ({"lr_multipliers": "tiny_b=fast"}, "config.lr_multipliers='tiny_b=fast': must be name=positive number"),
@@ -344,3 +347,38 @@ def test_the_command_answers_mistakes_with_one_message(arguments, text):
     done = command("--workdir=nowhere", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("orc_jax: ") and text in done.stderr and "Traceback" not in done.stderr
+
+
+def test_trackers_are_equal(config, console, tmp_path, monkeypatch):
+    """What TensorBoard gets, Weights & Biases gets too; a run that goes on is the same run there."""
+    calls = []
+
+    class FakeRun:
+        def log(self, scalars, step):
+            calls.append((step, scalars))
+
+        def finish(self):
+            calls.append("finished")
+
+    def init(**options):
+        calls.append(options)
+        return FakeRun()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, __spec__=object()))
+    config.method, config.num_networks, config.assistants, config.log_to = "independent", 2, "", "tensorboard, wandb"
+    written = []
+    monkeypatch.setattr(logs.TensorBoard, "write", lambda self, scalars, step: written.append((step, scalars)))
+    config.num_epochs = 1
+    train.train(config, tmp_path / "run", console)
+    opened, row, end = calls
+    assert [row] == written and end == "finished"
+    assert (
+        row[0] == 5 and {"epoch", "train/loss/0_tiny_a", "eval/top1/1_tiny_b"} <= set(row[1]) and "step" not in row[1]
+    )
+    assert opened["config"]["orc"]["beta"] == 0.5 and opened["resume"] == "allow" and opened["name"] == "run"
+    calls.clear()
+    log = logs.MetricsLog(tmp_path / "run", 5, config)
+    log.close()
+    assert calls[0]["id"] == opened["id"]
+    config.log_to = ""
+    assert logs.MetricsLog(tmp_path / "run", 5, config).trackers == []
