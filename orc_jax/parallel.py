@@ -118,6 +118,8 @@ def assert_replicated(tree: PyTree) -> None:
         RuntimeError: naming the first leaf whose fingerprint (the sum of its bits) differs between devices.
     """
     leaves = jax.tree.leaves_with_path(tree)
+    if jax.process_count() == 1 and len(leaves[0][1].addressable_shards) == 1:
+        return
     prints = jax.device_get([[_fingerprint(shard.data) for shard in leaf.addressable_shards] for _, leaf in leaves])
     for (path, _), values in zip(leaves, prints, strict=True):
         if len(set(map(int, values))) > 1:
