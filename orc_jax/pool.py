@@ -69,9 +69,17 @@ class Pool(NamedTuple):
 
 
 def make_network(
-    architecture: str, num_classes: int, image_shape: tuple[int, int, int], dtype: str, axis_name: str | None
+    architecture: str,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: str,
+    axis_name: str | None,
+    convolution: Callable | None = None,
 ) -> Network:
-    """The pure functions of the registered model `architecture`."""
+    """The pure functions of the registered model `architecture`.
+
+    With `convolution`, such as `jax.lax.conv_general_dilated`, its convolutions are that and not those for a pool.
+    """
 
     def build(key):
         return MODELS[architecture](
@@ -83,6 +91,9 @@ def make_network(
 
     # The modules are built once, abstractly; all that is kept of them is their structure.
     model = nnx.eval_shape(build, jax.random.key(0))
+    for _, module in nnx.iter_modules(model) if convolution else ():
+        if isinstance(module, nnx.Conv):
+            module.conv_general_dilated = convolution
     paths = {".".join(map(str, path)): path for path in nnx.to_flat_state(nnx.state(model)).paths}
     model.train()
     training = nnx.graphdef(model)
