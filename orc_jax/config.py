@@ -152,8 +152,7 @@ def members(config: ConfigDict) -> tuple[str, ...]:
 
 
 def _require_network(field: str, name: str, *others: str) -> None:
-    if own.is_own(name) and name not in MODELS:
-        MODELS[name] = own.load(field, name)
+    own.register_network(field, name)
     require_choice(field, name, [*others, *MODELS])
 
 

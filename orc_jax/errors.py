@@ -1,7 +1,9 @@
 """The one exception for mistakes that a person can put right, and the wording they share."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -9,6 +11,16 @@ class UserError(Exception):
 
     `orc_jax.main` prints the message alone, without a traceback, and exits with status 2.
     """
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Ends the program at a `UserError`: the message alone, and exit status 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"orc_jax: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
 
 
 class Interrupted(Exception):

@@ -2,15 +2,13 @@
 
 python -m orc_jax.import_torch resnet56.pth --model resnet56 --out teachers/resnet56
 
-Takes state dicts of RepDistiller, mdistiller and torchvision, as `.pth` or safetensors; PyTorch is not needed. Names
-map by rule, because the networks here name their attributes as those do.
+Takes state dicts of RepDistiller, mdistiller and torchvision, as `.pth` or safetensors; PyTorch is not needed.
 """
 
 import argparse
 import functools
 import hashlib
 import importlib.metadata
-import sys
 from pathlib import Path
 
 import jax
@@ -19,33 +17,16 @@ from absl import logging
 
 from orc_jax import checkpoint
 from orc_jax.data.sets import CONSTANTS
-from orc_jax.errors import UserError, require_choice
+from orc_jax.errors import UserError, reported, require_choice
 from orc_jax.models import LARGE, MODELS
 from orc_jax.pool import Params, make_network
 from orc_jax.torch_file import read_arrays
+from orc_jax.torch_layout import COUNTER, from_torch, torch_name, torch_shape
 
 # What a network for this many classes was most likely trained on, and so how its images were normalised.
 USUAL_SETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet2012"}
+USUAL_CROP = 0.875  # of a network for 224x224 images: of 256
 SHOWN = 12  # names in an error
-
-
-def torch_name(name: str) -> str:
-    """The PyTorch name of one of our parameters or statistics: `layer1.0.bn1.scale` is `layer1.0.bn1.weight`."""
-    module, _, leaf = name.rpartition(".")
-    renamed = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-    return f"{module}.{renamed.get(leaf, leaf)}"
-
-
-def from_torch(name: str, value: np.ndarray) -> np.ndarray:
-    """A PyTorch array in our layout: kernels `[out, in, h, w]` to `[h, w, in, out]`, `[out, in]` to `[in, out]`."""
-    if name.endswith(".kernel"):
-        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
-    return np.ascontiguousarray(value, dtype=np.float32)
-
-
-def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that a PyTorch array must have to be of `shape` in our layout."""
-    return shape[:1:-1] + shape[:2] if len(shape) == 4 else shape[::-1]
 
 
 def convert(
@@ -73,7 +54,7 @@ def convert(
         channels = _read_off(arrays, name, 1, channels)
     image_shape = (size, size, channels)
     wanted = _shapes(model, classes, image_shape)
-    left_over = {name: value for name, value in arrays.items() if not name.endswith(".num_batches_tracked")}
+    left_over = {name: value for name, value in arrays.items() if not name.endswith(f".{COUNTER}")}
     found, wrong = ({}, {}), []
     for kind, shapes in enumerate(wanted):
         for name, shape in shapes.items():
@@ -81,7 +62,7 @@ def convert(
             if value is None:
                 wrong.append(f"missing: {torch_name(name)}")
                 continue
-            array = from_torch(name, value)
+            array = from_torch(value)
             if array.shape != shape:
                 wrong.append(f"of another shape: {torch_name(name)} {value.shape}, needed is {torch_shape(shape)}")
             found[kind][name] = array
@@ -144,6 +125,7 @@ def import_checkpoint(
         "image_shape": list(image_shape),
         "mean": list(mean),
         "std": list(std),
+        "eval_crop": USUAL_CROP if model in LARGE else None,
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
     stack = jax.tree.map(lambda x: x[None], {"params": params, "batch_stats": batch_stats})
@@ -167,13 +149,10 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, help="height and width of its images; default: 32 or 224, by model")
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
-    try:
+    with reported():
         description = import_checkpoint(
             args.checkpoint, args.model, args.out, mean=args.mean, std=args.std, image_size=args.image_size
         )
-    except UserError as error:
-        print(f"orc_jax: {error}", file=sys.stderr)
-        sys.exit(2)
     print(
         f"{args.model} with {description['num_classes']} classes, for images of {description['image_shape']}\n"
         f"normalised with mean {description['mean']}, std {description['std']}, written to {args.out}.\n"

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from orc_jax.errors import UserError
+from orc_jax.models import MODELS
 
 
 def is_own(name: str) -> bool:
@@ -34,6 +35,16 @@ def load(field: str, name: str) -> Any:
         public = ", ".join(x for x in vars(module) if not x.startswith("_"))
         raise UserError(f"{field}={name!r}: {module_name} has no {attribute!r}; it has {public or 'nothing'}")
     return getattr(module, attribute)
+
+
+def register_network(field: str, name: str) -> None:
+    """Makes the network that `my_module:MyNet` names known under that name; other names are left alone.
+
+    Raises:
+        UserError: as `load`.
+    """
+    if is_own(name) and name not in MODELS:
+        MODELS[name] = load(field, name)
 
 
 def options(field: str, text: str) -> dict[str, Any]:

@@ -70,12 +70,24 @@ class Pool(NamedTuple):
 
 
 def make_network(
-    architecture: str, num_classes: int, image_shape: tuple[int, int, int], dtype: str, axis_name: str | None
+    architecture: str,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: str,
+    axis_name: str | None,
+    convolution: Callable | None = None,
 ) -> Network:
-    """The pure functions of the registered model `architecture`."""
+    """The pure functions of the registered model `architecture`.
+
+    With `convolution`, such as `jax.lax.conv_general_dilated`, its convolutions are that and not those for a pool.
+    """
 
     if architecture not in MODELS:
-        hint = ": one of a module of its own has to be named in the config" if own.is_own(architecture) else ""
+        hint = (
+            ": one of a module of its own has to be named, in the config or by --network"
+            if own.is_own(architecture)
+            else ""
+        )
         raise UserError(f"there is no network {architecture!r} here{hint}")
 
     def build(key):
@@ -95,6 +107,9 @@ def make_network(
         raise UserError(
             f"{architecture} cannot be built as Model(num_classes, *, image_shape, dtype, axis_name, rngs): {error}"
         ) from error
+    for _, module in nnx.iter_modules(model) if convolution else ():
+        if isinstance(module, nnx.Conv):
+            module.conv_general_dilated = convolution
     paths = {".".join(map(str, path)): path for path in nnx.to_flat_state(nnx.state(model)).paths}
     model.train()
     training = nnx.graphdef(model)

@@ -65,6 +65,7 @@ class Run(NamedTuple):
             "image_shape": list(self.dataset.image_shape),
             "mean": list(self.setup.mean),
             "std": list(self.setup.std),
+            "eval_crop": self.config.stream.eval_crop if self.dataset.is_streamed else None,
             "versions": versions | {"python": platform.python_version()},
             "devices": [device.device_kind for device in self.devices],
         }

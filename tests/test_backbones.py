@@ -16,9 +16,10 @@ from flax import nnx
 
 from orc_jax import pool as pools
 from orc_jax.data.sets import Dataset, Images
-from orc_jax.import_torch import convert, from_torch, torch_name
+from orc_jax.import_torch import convert
 from orc_jax.models import LARGE, PLANES, RESNETS, RESNETS_X4, WRNS, mobilenetv2
 from orc_jax.step import init_state, make_train_step
+from orc_jax.torch_layout import from_torch, torch_name
 from tests.helpers import build_run
 from tests.test_models import COUNTS
 
@@ -58,7 +59,7 @@ def torch_step(network, data):
 def relative_errors(ours, theirs):
     """Of each array, the norm of its error over its own. Arrays that are nothing but rounding, such as the gradients of
     biases before a normalisation, count by their share in the norm of all."""
-    theirs = {name: from_torch(name, theirs[torch_name(name)]) for name in ours}
+    theirs = {name: from_torch(theirs[torch_name(name)]) for name in ours}
     total = np.sqrt(sum(np.square(value).sum() for value in theirs.values()))
     return {
         name: np.linalg.norm(ours[name] - value) / max(np.linalg.norm(value), 0.05 * total)

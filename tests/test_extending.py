@@ -1,5 +1,6 @@
 """What a person brings along: the examples of docs/extending.md as they stand, and what is wrong with others."""
 
+import argparse
 import json
 import re
 import sys
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from orc_jax import config as configs
-from orc_jax import logs, models, own, train
+from orc_jax import logs, member, models, own, train
 from orc_jax.config import validate
 from orc_jax.data import sets
 from orc_jax.describe import describe
@@ -57,6 +58,13 @@ def test_own_network_and_method(config, console, tmp_path, toy_set, own_modules)
     last = logs.read_rows(tmp_path / "run")[-1]
     assert last["train/loss/2_my_network:Small"] < np.log(3)
     train.train(config, tmp_path / "run", console)  # it can be gone on with
+    del models.MODELS["my_network:Small"]  # as in another process
+    with pytest.raises(
+        UserError, match="no network 'my_network:Small' here: one of a module of its own has to be named"
+    ):
+        member.load_member(tmp_path / "run", "target", "latest")
+    member.register_networks(argparse.Namespace(network=["my_network:Small"]))
+    assert member.load_member(tmp_path / "run", "target", "latest").architecture == "my_network:Small"
 
 
 def test_own_folder_and_builder(config, console, tmp_path, own_modules):

@@ -152,3 +152,23 @@ def resize_and_center_crop(data: bytes, size: int, crop: float) -> np.ndarray:
     scale = [short if side == min(image.size) else int(short * side / min(image.size)) for side in image.size]
     left, top = (round((side - size) / 2) for side in scale)
     return np.asarray(image.resize(scale, Image.Resampling.BILINEAR).crop((left, top, left + size, top + size)))
+
+
+def resize(data: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """A whole image scaled to `image_shape`, as a set in memory has them; one of that size keeps its pixels.
+
+    Args:
+        data: the encoded image.
+        image_shape: (height, width, channels); one channel is grey, three are RGB.
+
+    Returns:
+        uint8 of `image_shape`.
+
+    Raises:
+        ValueError: with a short reason, if the image cannot be decoded.
+    """
+    height, width, channels = image_shape
+    image = to_rgb(open_image(data)).convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(image_shape)

@@ -1,0 +1,227 @@
+"""A JAX function of one batch of images as an ONNX model, from its jaxpr.
+
+Covers what evaluation of the networks here consists of, and names whatever else it meets. What does not depend on the
+images is computed now and becomes a constant. ONNX has channels first in convolutions and poolings: every value
+remembers the order in which its axes are stored, so that a transposition is written only where one is needed.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import onnx
+from jax.extend import core
+from onnx import TensorProto, helper, numpy_helper
+
+from orc_jax.errors import UserError
+
+OPSET, IR_VERSION = 17, 8  # of 2022: what runtimes of any age read
+INPUT, OUTPUT, BATCH = "images", "logits", "batch"
+BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min"}
+CHANNELS_FIRST = (0, 3, 1, 2)
+
+
+class Tensor(NamedTuple):
+    """A value that depends on the images; axis `i` of the stored tensor is axis `axes[i]` of the value in JAX."""
+
+    name: str
+    axes: tuple[int, ...]
+
+
+Value = Tensor | np.ndarray
+
+
+class Graph:
+    """The nodes and constants of an ONNX graph that is being written."""
+
+    def __init__(self):
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[TensorProto] = []
+
+    def constant(self, array: np.ndarray) -> str:
+        """Adds a constant; returns its name."""
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
+        return name
+
+    def node(self, op: str, *inputs: str, outputs: int = 1, **attributes) -> list[str]:
+        """Adds a node; returns the names of its outputs."""
+        names = [f"v{len(self.nodes)}" if outputs == 1 else f"v{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(op, inputs, names, **attributes))
+        return names
+
+    def stored(self, value: Value, axes: Sequence[int]) -> str:
+        """The name of `value`, stored with its axes in the order `axes`."""
+        axes = tuple(axes)
+        if isinstance(value, np.ndarray):
+            return self.constant(value.transpose(axes) if value.ndim else value)
+        if value.axes == axes:
+            return value.name
+        return self.node("Transpose", value.name, perm=[value.axes.index(axis) for axis in axes])[0]
+
+
+def _same_axes(values: Sequence[Value]) -> tuple[int, ...]:
+    """The order in which most is stored already: that of the first value that is no constant."""
+    return next(value.axes for value in values if isinstance(value, Tensor))
+
+
+def _binary(graph: Graph, eqn: core.JaxprEqn, x: Value, y: Value) -> list[Value]:
+    axes, name = _same_axes((x, y)), eqn.primitive.name
+    zero = next((v for v in (x, y) if isinstance(v, np.ndarray) and not v.ndim and v == 0), None)
+    if name == "max" and zero is not None:  # runtimes fuse it with the convolution before it
+        return [Tensor(graph.node("Relu", graph.stored(y if zero is x else x, axes))[0], axes)]
+    return [Tensor(graph.node(BINARY[name], graph.stored(x, axes), graph.stored(y, axes))[0], axes)]
+
+
+def _cast(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(eqn.params["new_dtype"]))
+    return [Tensor(graph.node("Cast", x.name, to=dtype)[0], x.axes)]
+
+
+def _convolution(graph: Graph, eqn: core.JaxprEqn, images: Value, kernel: Value) -> list[Value]:
+    params, numbers = eqn.params, eqn.params["dimension_numbers"]
+    _require(eqn, set(params["lhs_dilation"]) == {1} and params["batch_group_count"] == 1)
+    name = graph.node(
+        "Conv",
+        graph.stored(images, numbers.lhs_spec),
+        graph.stored(kernel, numbers.rhs_spec),
+        strides=params["window_strides"],
+        pads=_pads(params["padding"]),
+        dilations=params["rhs_dilation"],
+        group=params["feature_group_count"],
+    )[0]
+    return [Tensor(name, tuple(numbers.out_spec))]
+
+
+def _pads(padding: Sequence[tuple[int, int]]) -> list[int]:
+    return [low for low, _ in padding] + [high for _, high in padding]
+
+
+def _window(graph: Graph, eqn: core.JaxprEqn, images: Tensor) -> list[Value]:
+    """Maximum or sum over windows; a sum is the mean, in which the padding counts, times the size of the window."""
+    params = eqn.params
+    window, strides, padding = ([params[key][axis] for axis in CHANNELS_FIRST] for key in _WINDOW)
+    plain = {*params["base_dilation"], *params["window_dilation"], *window[:2], *strides[:2]} == {1}
+    _require(eqn, plain and not np.any(padding[:2]))
+    options = {"kernel_shape": window[2:], "strides": strides[2:], "pads": _pads(padding[2:])}
+    source = graph.stored(images, CHANNELS_FIRST)
+    if eqn.primitive.name == "reduce_window_max":
+        return [Tensor(graph.node("MaxPool", source, **options)[0], CHANNELS_FIRST)]
+    (mean,) = graph.node("AveragePool", source, count_include_pad=1, **options)
+    size = graph.constant(np.float32(math.prod(window)))
+    return [Tensor(graph.node("Mul", mean, size)[0], CHANNELS_FIRST)]
+
+
+_WINDOW = ("window_dimensions", "window_strides", "padding")
+
+
+def _sum(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
+    reduced = eqn.params["axes"]
+    kept = [axis for axis in x.axes if axis not in reduced]
+    where = graph.constant(np.array([x.axes.index(axis) for axis in reduced], np.int64))
+    (name,) = graph.node("ReduceSum", x.name, where, keepdims=0)
+    return [Tensor(name, tuple(sorted(kept).index(axis) for axis in kept))]
+
+
+def _reshape(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
+    shape = [size if isinstance(size, int) else -1 for size in eqn.outvars[0].aval.shape]
+    _require(eqn, eqn.params.get("dimensions") is None and shape.count(-1) == 1)
+    source = graph.stored(x, range(len(x.axes)))
+    (name,) = graph.node("Reshape", source, graph.constant(np.array(shape, np.int64)))
+    return [Tensor(name, tuple(range(len(shape))))]
+
+
+def _transpose(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
+    return [Tensor(x.name, tuple(eqn.params["permutation"].index(axis) for axis in x.axes))]
+
+
+def _matrix_product(graph: Graph, eqn: core.JaxprEqn, x: Value, y: Value) -> list[Value]:
+    _require(eqn, eqn.params["dimension_numbers"] == (((1,), (0,)), ((), ())))
+    return [Tensor(graph.node("MatMul", graph.stored(x, (0, 1)), graph.stored(y, (0, 1)))[0], (0, 1))]
+
+
+def _concatenate(graph: Graph, eqn: core.JaxprEqn, *values: Value) -> list[Value]:
+    axes = _same_axes(values)
+    where = axes.index(eqn.params["dimension"])
+    return [Tensor(graph.node("Concat", *(graph.stored(value, axes) for value in values), axis=where)[0], axes)]
+
+
+def _split(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
+    sizes = graph.constant(np.array(eqn.params["sizes"], np.int64))
+    where = x.axes.index(eqn.params["axis"])
+    names = graph.node("Split", x.name, sizes, outputs=len(eqn.outvars), axis=where)
+    return [Tensor(name, x.axes) for name in names]
+
+
+RULES: dict[str, Callable[..., list[Value]]] = {
+    **dict.fromkeys(BINARY, _binary),
+    "convert_element_type": _cast,
+    "conv_general_dilated": _convolution,
+    "reduce_window_max": _window,
+    "reduce_window_sum": _window,
+    "reduce_sum": _sum,
+    "reshape": _reshape,
+    "squeeze": _reshape,
+    "transpose": _transpose,
+    "dot_general": _matrix_product,
+    "concatenate": _concatenate,
+    "split": _split,
+}
+
+
+def _require(eqn: core.JaxprEqn, fine: bool) -> None:
+    if not fine:
+        raise UserError(f"--format=onnx: this network has an operation that is not translated: {eqn.primitive.name}")
+
+
+def _write(graph: Graph, closed: core.ClosedJaxpr, inputs: Sequence[Value]) -> list[Value]:
+    """Writes the operations of `closed` on `inputs`, calls inlined; returns its outputs."""
+    values = dict(zip(closed.jaxpr.invars, inputs, strict=True))
+    values |= zip(closed.jaxpr.constvars, map(np.asarray, closed.consts), strict=True)
+
+    def value(atom) -> Value:
+        return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else values[atom]
+
+    for eqn in closed.jaxpr.eqns:
+        operands = [value(atom) for atom in eqn.invars]
+        called = [eqn.params[key] for key in ("jaxpr", "call_jaxpr") if key in eqn.params]
+        if called:
+            results = _write(graph, called[0], operands)
+        elif not any(isinstance(operand, Tensor) for operand in operands):
+            results = eqn.primitive.bind(*operands, **eqn.params)
+            results = [np.asarray(x) for x in (results if eqn.primitive.multiple_results else [results])]
+        else:
+            _require(eqn, eqn.primitive.name in RULES)
+            results = RULES[eqn.primitive.name](graph, eqn, *operands)
+        values |= zip(eqn.outvars, results, strict=True)
+    return [value(atom) for atom in closed.jaxpr.outvars]
+
+
+def to_onnx(function: Callable, image_shape: tuple[int, int, int], metadata: dict[str, str]) -> bytes:
+    """The serialised model of a function from uint8 images `[batch, *image_shape]` to logits `[batch, classes]`.
+
+    Raises:
+        UserError: if the function has an operation that is not translated.
+    """
+    (batch,) = jax.export.symbolic_shape(BATCH)
+    closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((batch, *image_shape), np.uint8))
+    graph = Graph()
+    (logits,) = _write(graph, closed, [Tensor(INPUT, tuple(range(4)))])
+    graph.nodes.append(helper.make_node("Identity", [graph.stored(logits, (0, 1))], [OUTPUT]))
+    classes = closed.out_avals[0].shape[1]
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            metadata["architecture"],
+            [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [BATCH, *image_shape])],
+            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [BATCH, classes])],
+            graph.constants,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="orc_jax",
+    )
+    helper.set_model_props(model, metadata)
+    return model.SerializeToString()
