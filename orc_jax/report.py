@@ -24,7 +24,12 @@ PAGE = "report.html"
 
 
 def report(
-    workdirs: Sequence[Path], out: Path | None, which: str, max_examples: int, warn: Callable[[str], None]
+    workdirs: Sequence[Path],
+    out: Path | None,
+    which: str,
+    max_examples: int,
+    warn: Callable[[str], None],
+    data_dir: str | None = None,
 ) -> Path:
     """Writes the page on the runs in `workdirs`, and its figures as PNG.
 
@@ -34,6 +39,7 @@ def report(
         which: the checkpoint of each run: "latest", "best", or a step.
         max_examples: of the evaluation set that the networks see, at most.
         warn: told what is left out of a data set.
+        data_dir: where the data set of the runs lies now; None is where their configs say.
 
     Returns:
         The page.
@@ -43,6 +49,9 @@ def report(
     """
     require("--max_examples", max_examples, max_examples >= 1, "at least 1")
     records = [collect.read_record(*pair) for pair in zip(workdirs, collect.labels_of(workdirs), strict=True)]
+    if data_dir is not None:
+        for record in records:
+            record.config.data_dir = data_dir
     out = out or workdirs[0] / "report"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -86,13 +95,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the folder to write; default: report/ in the first workdir")
     parser.add_argument("--checkpoint", default="latest", help="latest (default), best, or a step")
     parser.add_argument("--max_examples", type=int, default=10_000, help="of the evaluation set; default: 10000")
+    parser.add_argument("--data_dir", help="where the data set is, if no more where config.data_dir says")
     args = parser.parse_args()
     logging.set_verbosity(logging.FATAL)  # Orbax reports a lot, and what fails is raised as well
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("NO_GCE_CHECK", "true")
     try:
         with checkpoint.without_stragglers():
-            written = report(args.workdir, args.out, args.checkpoint, args.max_examples, print)
+            written = report(args.workdir, args.out, args.checkpoint, args.max_examples, print, args.data_dir)
     except UserError as error:
         print(f"orc_jax: {error}", file=sys.stderr)
         sys.exit(2)

@@ -19,14 +19,14 @@ from orc_jax import config as configs
 from orc_jax import pool as pools
 from orc_jax.data import feed, sets
 from orc_jax.data.augment import normalize
-from orc_jax.data.sets import Images
+from orc_jax.data.sets import Dataset, Images
 from orc_jax.errors import UserError
 from orc_jax.losses import cross_entropy
 from orc_jax.methods.base import Method
 from orc_jax.pool import Pool
 from orc_jax.reporting import measures
 from orc_jax.roles import feedback_indices, feedback_shares
-from orc_jax.run import Run, build, fits
+from orc_jax.run import Run, build
 
 
 class Record(NamedTuple):
@@ -129,19 +129,29 @@ def labels_of(workdirs: Sequence[Path]) -> list[str]:
     raise UserError("--workdir: the same folder is given twice")
 
 
-def restore(record: Record, which: str, warn: Callable[[str], None]) -> Networks:
+def load(record: Record, warn: Callable[[str], None]) -> Dataset:
+    """The data set of a run, normalised as in training.
+
+    Raises:
+        UserError: if it cannot be loaded, or is another one now.
+    """
+    description = record.description
+    dataset = sets.load(record.config, warn)
+    constants = {field: tuple(description[field]) for field in ("mean", "std")}
+    if tuple(dataset.class_names) != tuple(description["class_names"]):
+        raise UserError(f"{dataset.name} has other classes now than when the run in {record.workdir} was started")
+    if list(dataset.image_shape) != description["image_shape"]:
+        raise UserError(f"{dataset.name} has images of another size now than the run in {record.workdir}")
+    return dataset._replace(**constants)
+
+
+def restore(record: Record, dataset: Dataset, which: str) -> Networks:
     """The networks of a run at the checkpoint `which`: "latest", "best", or a step.
 
     Raises:
-        UserError: if there is no such checkpoint, it cannot be read, or the data set cannot.
+        UserError: if there is no such checkpoint, or it cannot be read.
     """
-    constants = {field: tuple(record.description[field]) for field in ("mean", "std")}
-    dataset = sets.load(record.config, warn)._replace(**constants)
-    if tuple(dataset.class_names) != tuple(record.description["class_names"]):
-        raise UserError(f"{dataset.name} has other classes now than when the run in {record.workdir} was started")
     run = build(record.config, dataset, jax.local_devices()[:1], record.pool.architectures)
-    if not all(fits(record.description, name, dataset.image_shape) for name in set(record.pool.architectures)):
-        raise UserError(f"{dataset.name} has images of another size now than the run in {record.workdir}")
     folder = record.workdir / checkpoint.CHECKPOINTS
     while True:
         with checkpoint.open_manager(record.workdir, create=False) as manager:

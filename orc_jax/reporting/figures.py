@@ -16,11 +16,15 @@ from orc_jax.reporting.collect import Feedback
 from orc_jax.reporting.measures import Bins
 
 INK, GRID = "#24292e", "#d7dce1"
-# Okabe and Ito's colours without black and yellow, which no white page shows well.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Okabe and Ito's colours without black and yellow, which no white page shows well, and four more.
+PALETTE = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+    *("#6a3d9a", "#8a6d1f", "#7f8c8d", "#b2182b"),
+)
 VARIABLES = {INK: "--ink", GRID: "--grid"} | {color: f"--c{i}" for i, color in enumerate(PALETTE)}
 MARKERS = ("o", "s", "^", "D", "v")
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+DASHES = ("-", (0, (4, 1.5)))
+DOTTED = (0, (1, 1.2))
 WIDTH = 4.4  # inches: at 390 pixels the text is still read
 STYLE = {
     "font.size": 9,
@@ -62,7 +66,15 @@ def _legend(figure: Figure, columns: int = 2) -> None:
 
 
 @styled
-def curves(title: str, unit: str, series: Series, bold: Sequence[str] = (), plain: Sequence[str] = ()) -> Figure:
+def curves(
+    title: str,
+    unit: str,
+    series: Series,
+    bold: Sequence[str] = (),
+    plain: Sequence[str] = (),
+    *,
+    from_zero: bool = False,
+) -> Figure:
     """Lines over epochs, one per name; those of `bold` are thicker, those of `plain` in the colour of the text."""
     figure, axes = _axes(3.1 + 0.16 * (len(series) // 2))
     for i, (name, (x, y)) in enumerate(series.items()):
@@ -70,12 +82,14 @@ def curves(title: str, unit: str, series: Series, bold: Sequence[str] = (), plai
             x,
             y,
             color=INK if name in plain else color(i),
-            linestyle=DASHES[2] if name in plain else DASHES[i // len(PALETTE) % 2],
+            linestyle=DOTTED if name in plain and len(series) > 1 else DASHES[i // len(PALETTE) % 2],
             linewidth=2.4 if name in bold else 1.4,
             marker=MARKERS[i % len(MARKERS)] if len(x) <= 12 else None,
             label=name,
         )
     axes.set(title=title, xlabel="epoch", ylabel=unit)
+    if from_zero:
+        axes.set_ylim(bottom=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="y")
     if len(series) > 1:
@@ -101,12 +115,13 @@ def stacked_shares(title: str, epochs: Sequence[float], shares: Mapping[str, Seq
 @styled
 def dots(title: str, rows: Sequence[str], columns: Mapping[str, Sequence[float]], bold: str) -> Figure:
     """Accuracies in percent: one row per class, one dot per member."""
-    figure, axes = _axes(1.5 + 0.21 * len(rows) + 0.16 * (len(columns) // 2))
+    figure, axes = _axes(1.5 + (0.15 + 0.035 * len(columns)) * len(rows) + 0.16 * (len(columns) // 2))
+    places = np.linspace(-0.28, 0.28, len(columns)) if len(columns) > 1 else [0.0]  # so that no dot hides another
     for i, (name, values) in enumerate(columns.items()):
-        size = 42 if name == bold else 20
+        size = 40 if name == bold else 16
         marker = MARKERS[i % len(MARKERS)]
-        axes.scatter(values, range(len(rows)), s=size, color=color(i), marker=marker, label=name, zorder=3, alpha=0.9)
-    _class_rows(axes, rows)
+        axes.scatter(values, places[i] + np.arange(len(rows)), s=size, color=color(i), marker=marker, label=name)
+    _class_rows(axes, rows, np.stack(list(columns.values())))
     axes.set(title=title, xlabel="accuracy, %")
     _legend(figure)
     return figure
@@ -117,18 +132,21 @@ def before_and_after(title: str, rows: Sequence[str], before: Sequence[float], a
     """Two accuracies per class in percent, joined by a line."""
     figure, axes = _axes(1.4 + 0.21 * len(rows))
     axes.hlines(range(len(rows)), before, after, color=GRID, linewidth=3, zorder=2)
-    axes.scatter(before, range(len(rows)), s=34, color=color(0), marker="o", label="as pre-trained", zorder=3)
-    axes.scatter(after, range(len(rows)), s=34, color=color(1), marker="D", label="at the checkpoint", zorder=3)
-    _class_rows(axes, rows)
+    ring = {"facecolors": "none", "edgecolors": color(0), "linewidths": 1.8}  # around what is at the same place
+    axes.scatter(before, range(len(rows)), s=80, marker="o", label="as pre-trained", zorder=3, **ring)
+    axes.scatter(after, range(len(rows)), s=22, marker="D", label="at the checkpoint", zorder=3, color=color(1))
+    _class_rows(axes, rows, np.stack([before, after]))
     axes.set(title=title, xlabel="accuracy, %")
     _legend(figure)
     return figure
 
 
-def _class_rows(axes, rows: Sequence[str]) -> None:
+def _class_rows(axes, rows: Sequence[str], shown: np.ndarray) -> None:
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(-4, 104)
+    low, high = 10 * np.floor(shown.min() / 10), 10 * np.ceil(shown.max() / 10)
+    low, high = (low, high) if high > low else (max(0, low - 10), min(100, low + 10))
+    axes.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     axes.grid(axis="both", linewidth=0.5)
     axes.tick_params(left=False)
     axes.spines["left"].set_visible(False)
@@ -190,7 +208,7 @@ def embedding(title: str, points: np.ndarray, classes: np.ndarray, names: Sequen
     figure, axes = _axes(4.0 + 0.16 * (len(names) // 3))
     for i, name in enumerate(names):
         x, y = points[classes == i].T
-        axes.scatter(x, y, s=14, color=color(i), marker=MARKERS[i % len(MARKERS)], label=name, alpha=0.85, linewidth=0)
+        axes.scatter(x, y, s=18, color=color(i), marker=MARKERS[i % len(MARKERS)], label=name, alpha=0.85, linewidth=0)
     axes.set(title=title, xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     longest = max(map(len, names))
@@ -205,7 +223,7 @@ def pictures(
     """The first samples that a student hands back, each with its class and what the student takes it for."""
     rows = feedback.handed_back[student][:count]
     lines = -(-len(rows) // columns)
-    figure = Figure(figsize=(WIDTH, 0.5 + 1.45 * lines), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.5 * lines), layout="constrained")
     figure.suptitle(title, fontsize=9.5)
     for axes, i in zip(figure.subplots(lines, columns, squeeze=False).flat, [*rows, *[None] * columns], strict=False):
         axes.axis("off")
@@ -217,7 +235,7 @@ def pictures(
         guess = "nothing" if predicted < 0 else class_names[predicted]
         right = predicted == feedback.labels[i]
         axes.set_title(
-            f"{short(class_names[feedback.labels[i]])}\n{'✓' if right else '→'} {short(guess)}", fontsize=7.5
+            f"{short(class_names[feedback.labels[i]])}\n{'✓' if right else '→'} {short(guess)}", fontsize=8.5
         )
     return figure
 

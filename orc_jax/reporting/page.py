@@ -56,7 +56,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], bold: int | 
         cells = "".join(f"<td{_number(i, texts)}>{cell}</td>" for i, cell in enumerate(others, start=1))
         lines.append(f'<tr{" class=bold" if n == bold else ""}><th scope="row">{first}</th>{cells}</tr>')
     body = "\n".join(lines)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    return (
+        f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    )
 
 
 def _number(column: int, texts: int) -> str:
@@ -124,19 +126,21 @@ def _section(part: Part, i: int, level: int) -> str:
         f"<figure>{figures.as_svg(one.figure, f'{part.name}-{one.name}', escape(one.description))}</figure>"
         for one in section.drawn
     )
+    title = f"<h{level}>{escape(section.title)}</h{level}>"
+    text = f"<div><p>{escape(section.text)}</p>\n{section.html}</div>"
+    alone = ' class="alone"' if len(section.drawn) == 1 else ""  # beside the text, where there is room
     grid = f'<div class="figures">{drawn}</div>' if drawn else ""
-    return (
-        f'<section id="{part.name}-{i}"><h{level}>{escape(section.title)}</h{level}>\n'
-        f"<p>{escape(section.text)}</p>\n{section.html}{grid}</section>"
-    )
+    return f'<section id="{part.name}-{i}"{alone}>{title}\n{text}{grid}</section>'
 
 
 CSS = """
 :root { --page: #ffffff; --card: #f6f8fa; --ink: #24292e; --muted: #57606a; --grid: #d7dce1; --link: #0a5a9c;
-  --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #cc79a7; --c4: #e69f00; --c5: #56b4e9; }
+  --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #cc79a7; --c4: #e69f00; --c5: #56b4e9;
+  --c6: #6a3d9a; --c7: #8a6d1f; --c8: #7f8c8d; --c9: #b2182b; }
 @media (prefers-color-scheme: dark) { :root { --page: #0f1419; --card: #1a2027; --ink: #e4e8ec; --muted: #9aa5b1;
   --grid: #3a434d; --link: #7cc0f2;
-  --c0: #4aa8e0; --c1: #ff8a45; --c2: #2fc79b; --c3: #e79bc6; --c4: #f3bd4f; --c5: #97d6f8; } }
+  --c0: #4aa8e0; --c1: #ff8a45; --c2: #2fc79b; --c3: #e79bc6; --c4: #f3bd4f; --c5: #97d6f8;
+  --c6: #b794e6; --c7: #cdb25e; --c8: #a9b4b8; --c9: #ff7b88; } }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI",
@@ -161,13 +165,15 @@ footer { margin-top: 3rem; font-size: .85rem; }
 .wide { overflow-x: auto; margin: 0 0 1rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .8rem; border-bottom: 1px solid var(--grid); white-space: nowrap; }
-thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
+thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; white-space: normal; }
 tbody th { font-weight: 400; position: sticky; left: 0; background: var(--page); }
 th:first-child { padding-left: 0; }
 .number { text-align: right; }
 tr.bold > * { font-weight: 700; }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 12px;
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); gap: 12px;
   align-items: start; }
+@media (min-width: 900px) { .alone { display: grid; grid-template-columns: minmax(0, 1fr) 540px; gap: 0 28px; }
+  .alone { grid-template-rows: auto 1fr; } .alone > :last-child { grid-column: 2; grid-row: 1 / span 2; } }
 figure { margin: 0; background: var(--card); border-radius: 8px; padding: 8px; }
 figure svg { display: block; width: 100%; height: auto; max-width: 560px; margin: 0 auto; }
 figure svg image { image-rendering: pixelated; }

@@ -3,7 +3,6 @@
 import functools
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from orc_jax.reporting.page import Drawn, Section, details, table
 
 HARD = 0.2  # the share of the evaluation samples that are the hard ones
 CLASSES = 20  # that a figure shows by name
-TSNE_CLASSES, TSNE_SAMPLES = 10, 600
+TSNE_CLASSES, TSNE_SAMPLES = 10, 500
 JOINT = ("mean", "ensemble")  # rows of the log that belong to no single member
 METRICS = ("top1", "top5", "loss")
 NONE = "-"
@@ -122,8 +121,8 @@ def roles(record: Record) -> Section:
         figure = figures.stacked_shares("Temporary teachers", epochs, students)
         text = (
             "Which student was promoted to temporary teacher in which share of an epoch's iterations (the paper's "
-            f"Fig. 4): the {_count(record.config.num_temporary_teachers, 'student')} with the lowest cross-entropy on "
-            "the batch. From train/promoted of the log."
+            f"Fig. 4): {_promoted(record.config.num_temporary_teachers)} with the lowest cross-entropy on the batch. "
+            "From train/promoted of the log."
         )
     else:
         students = values
@@ -137,8 +136,12 @@ def roles(record: Record) -> Section:
     return Section(title, text, table(["member", "of all iterations"], means, texts=1), (drawn,))
 
 
+def _promoted(k: int) -> str:
+    return "the student" if k == 1 else f"the {k} students"
+
+
 def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def classes(record: Record, predicted: Predicted) -> Section:
@@ -183,11 +186,11 @@ def pivot(record: Record, networks: Networks, predicted: Predicted, max_examples
     most = np.argsort(-counts, kind="stable")[:CLASSES]
     rows = np.sort(most[counts[most] > 0])
     names = [f"{figures.short(class_names[i])} ({counts[i]})" for i in rows]
+    which = f", for the {len(rows)} classes that have most of them" if len(rows) < (counts > 0).sum() else ""
     figure = figures.before_and_after("Pivot teacher on hard samples", names, accuracy[0, rows], accuracy[1, rows])
     text = (
-        f"The {len(hard)} of {len(labels)} evaluation samples on which the students' mean loss is highest (the hardest "
-        "fifth), by class with their number, for the "
-        f"{len(rows)} classes that have most of them: accuracy of the pivot teacher as it was pre-trained and at this "
+        f"The {len(hard):,} of {len(labels):,} evaluation samples on which the students' mean loss is highest (the "
+        f"hardest fifth), by class with their number{which}: accuracy of the pivot teacher as it was pre-trained and at this "
         "checkpoint, after intensive teaching (the paper's Fig. 3)."
     )
     values = [
@@ -311,9 +314,9 @@ def feedback(record: Record, networks: Networks) -> Section:
             drawn.append(Drawn(f"feedback-{member}", figure, f"The hardest samples of {names[member]}"))
     text = (
         f"The batch of the iteration after step {networks.step}, cropped and flipped as the students see it. Each "
-        "hands back its hardest samples, and the weaker hand back more: their shares are a softmax over their losses. Shown "
-        "are at most 12 of each student, hardest first: above, the true class; below, what the student takes it for "
-        "(✓ if right)."
+        "hands back its hardest samples, and the weaker hand back more: their shares are a softmax over their losses. "
+        "Shown are at most 12 of each student, hardest first: above, the true class; below, what the student takes it "
+        "for (✓ if right)."
     )
     html = table(["student", "loss on the batch", "samples handed back"], rows, texts=1)
     return Section(title, text, html, tuple(drawn))
@@ -330,11 +333,12 @@ def speed(record: Record) -> Section:
     if not points:
         return Section("Speed", "No epoch has been timed yet.")
     x, y = zip(*points, strict=True)
-    minutes = sum(record.description["num_train"] / value for value in y) / 60
-    figure = figures.curves("Speed of training", "images per second", {"images per second": (x, y)})
+    seconds = sum(record.description["num_train"] / value for value in y)
+    time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
+    figure = figures.curves("Speed of training", "images per second", {"images per second": (x, y)}, from_zero=True)
     text = (
         f"Training images per second, without compilation and evaluation, from {logs.TIMING}: {np.median(y):,.0f} in "
-        f"the median epoch, on {_devices(record)}. The epochs shown took {minutes:.1f} minutes of training, the stages "
+        f"the median epoch, on {_devices(record)}. The epochs shown took {time} of training, the stages "
         "before them not counted."
     )
     return Section("Speed", text, drawn=(Drawn("speed", figure, f"{np.median(y):,.0f} images per second"),))
@@ -370,17 +374,20 @@ def configuration(record: Record) -> Section:
 def of_networks(
     record: Record, which: str, max_examples: int, warn: Callable[[str], None]
 ) -> tuple[list[Section], str]:
-    """The sections that need a checkpoint, or one that says that there is none, and a line on the checkpoint.
+    """The sections that need a checkpoint and images, or one that says what is missing; and a line on the checkpoint.
 
     Raises:
-        UserError: if there is no such checkpoint, or it or the data cannot be read.
+        UserError: if there are checkpoints, but not this one, or it cannot be read.
     """
+    title = "Accuracy by class to feedback samples"
     if not checkpoint.has_checkpoint(record.workdir):
-        text = (
-            "There is no checkpoint yet: what needs the networks (accuracy by class to feedback samples) is left out."
-        )
-        return [Section("Networks", text)], "no checkpoint yet"
-    networks = collect.restore(record, which, warn)
+        return [Section(title, "There is no checkpoint yet.")], "no checkpoint yet"
+    try:
+        dataset = collect.load(record, warn)
+    except UserError as error:
+        warn(f"only what the logs tell: {error}")
+        return [Section(title, f"The images are not to be had: {error}")], "without images"
+    networks = collect.restore(record, dataset, which)
     predicted = collect.predict(networks, max_examples)
     made = [
         functools.partial(classes, record, predicted),
@@ -414,7 +421,8 @@ def comparison(records: Sequence[Record]) -> list[Section]:
     columns += ["best epoch", "top-1 at best", "top-5 at best", "loss at best", "ensemble, last"]
     text = (
         "The target student of every run at its last evaluated epoch and at its best one, and the top-1 of the "
-        "ensemble of all members, from the logs. Runs are comparable as far as their sets, splits and budgets are the same."
+        "ensemble of all members, from the logs. Runs are comparable as far as their sets, splits and budgets are the "
+        "same."
     )
     sections = [Section("Target students", text, table(columns, rows, texts=3))]
     if series:
@@ -423,8 +431,3 @@ def comparison(records: Sequence[Record]) -> list[Section]:
         text = "Top-1 of every run's target student on its evaluation split, over its own epochs."
         sections.append(Section("Learning curves", text, drawn=(drawn,)))
     return sections
-
-
-def folder_name(path: Path) -> str:
-    """A path's name in letters, digits and hyphens."""
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in path.name)
