@@ -190,8 +190,8 @@ def pivot(record: Record, networks: Networks, predicted: Predicted, max_examples
     figure = figures.before_and_after("Pivot teacher on hard samples", names, accuracy[0, rows], accuracy[1, rows])
     text = (
         f"The {len(hard):,} of {len(labels):,} evaluation samples on which the students' mean loss is highest (the "
-        f"hardest fifth), by class with their number{which}: accuracy of the pivot teacher as it was pre-trained and at this "
-        "checkpoint, after intensive teaching (the paper's Fig. 3)."
+        f"hardest fifth), by class with their number{which}: accuracy of the pivot teacher as it was pre-trained and "
+        "at this checkpoint, after intensive teaching (the paper's Fig. 3)."
     )
     values = [
         ("hard samples", percent(before), percent(after)),
@@ -294,9 +294,11 @@ def perplexity(count: int) -> float:
 def tsne(values: np.ndarray) -> np.ndarray:
     """`[samples, 2]`, always the same for the same features."""
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # scikit-learn's own
 
     kind = TSNE(perplexity=perplexity(len(values)), init="random", learning_rate="auto", random_state=0)
-    return kind.fit_transform(values.astype(np.float32))
+    with threadpool_limits(1):  # several threads wait for each other on cores that a training run keeps busy
+        return kind.fit_transform(values.astype(np.float32))
 
 
 def feedback(record: Record, networks: Networks) -> Section:
