@@ -7,9 +7,10 @@ The runs are only read, and may be training.
 """
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import logging
@@ -53,21 +54,29 @@ def report(
         for record in records:
             record.config.data_dir = data_dir
     out = out or workdirs[0] / "report"
-    try:
+    with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        parts = [_run(record, f"run{i}", which, max_examples, warn) for i, record in enumerate(records, start=1)]
-        if len(records) > 1:
-            summary = f"{len(records)} runs; a section on each follows."
-            parts.insert(0, Part("runs", "Comparison", summary, (), tuple(sections.comparison(records))))
-        title = parts[0].title if len(records) == 1 else "Runs: " + ", ".join(record.label for record in records)
+    parts = [_run(record, f"run{i}", which, max_examples, warn) for i, record in enumerate(records, start=1)]
+    if len(records) > 1:
+        summary = f"{len(records)} runs; a section on each follows."
+        parts.insert(0, Part("runs", "Comparison", summary, (), tuple(sections.comparison(records))))
+    title = parts[0].title if len(records) == 1 else "Runs: " + ", ".join(record.label for record in records)
+    text = page(title, parts, "Written by python -m orc_jax.report.")
+    with _writing(out):
         for part in parts:
             for drawn in (one for section in part.sections for one in section.drawn):
                 name = drawn.name if len(parts) == 1 else f"{part.name}-{drawn.name}"
                 (out / f"{name}.png").write_bytes(figures.as_png(drawn.figure))
-        logs.replace_text(out / PAGE, page(title, parts, "Written by python -m orc_jax.report."))
+        logs.replace_text(out / PAGE, text)
+    return out / PAGE
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"--out={out}: cannot be written: {error}") from error
-    return out / PAGE
 
 
 def _run(record: Record, name: str, which: str, max_examples: int, warn: Callable[[str], None]) -> Part:

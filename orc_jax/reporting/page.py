@@ -164,7 +164,7 @@ footer { margin-top: 3rem; font-size: .85rem; }
 .tiles span { font-size: .85rem; }
 .wide { overflow-x: auto; margin: 0 0 1rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem .8rem; border-bottom: 1px solid var(--grid); white-space: nowrap; }
+th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--grid); white-space: nowrap; }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; white-space: normal; }
 tbody th { font-weight: 400; position: sticky; left: 0; background: var(--page); }
 th:first-child { padding-left: 0; }
