@@ -17,7 +17,7 @@ from absl import logging
 
 from orc_jax import checkpoint, logs
 from orc_jax.errors import UserError, require
-from orc_jax.reporting import collect, figures, sections
+from orc_jax.reporting import collect, figures, network_sections, sections
 from orc_jax.reporting.collect import Record
 from orc_jax.reporting.page import Part, page
 
@@ -81,7 +81,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 def _run(record: Record, name: str, which: str, max_examples: int, warn: Callable[[str], None]) -> Part:
     """All sections on one run."""
-    of_networks, line = sections.of_networks(record, which, max_examples, warn)
+    of_networks, line = network_sections.of_networks(record, which, max_examples, warn)
     parts = [sections.results(record), sections.learning(record), sections.roles(record), *of_networks]
     parts += [sections.speed(record), sections.configuration(record)]
     config = record.config

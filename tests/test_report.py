@@ -17,7 +17,7 @@ from orc_jax import config as configs
 from orc_jax.data import sets
 from orc_jax.data.batches import batch_indices
 from orc_jax.errors import UserError
-from orc_jax.reporting import collect, figures, measures, page, sections
+from orc_jax.reporting import collect, figures, measures, network_sections, page
 from orc_jax.run import abstract_state
 from tests.helpers import stepper_of
 
@@ -273,20 +273,19 @@ def test_the_page_during_training(finished, tmp_path, not_drawn):
     assert shown.cells.count("50.00%") == 10 and "1 / 2" in shown.text
 
 
-def test_the_comparison_of_two_runs(finished, config, console, tmp_path, not_drawn):
+def test_the_comparison_of_two_runs(finished, tmp_path, not_drawn):
     """With one of a pool of one, and of another method: what that has not is told and left out."""
-    config.method, config.num_networks, config.student = "independent", 1, "tiny_b"
-    train.train(config, tmp_path / "alone", console)
-    path = report.report([finished, tmp_path / "alone"], tmp_path / "out", "best", 100, pytest.fail)
+    workdirs = [finished, finished / "pivot"]
+    path = report.report(workdirs, tmp_path / "out", "best", 100, pytest.fail)
     shown = read(path)
     assert shown.titles[1:3] == ["Comparison", "Target students"]
     start = shown.cells.index("run")
     rows = np.array(shown.cells[start : start + 39]).reshape(3, 13)
-    assert rows[:, 0].tolist() == ["run", "run", "alone"] and rows[1:, 2].tolist() == ["3_tiny_b", "0_tiny_b"]
-    for row, workdir in zip(rows[1:], (finished, tmp_path / "alone"), strict=True):
+    assert rows[:, 0].tolist() == ["run", "run", "pivot"] and rows[1:, 2].tolist() == ["3_tiny_b", "0_tiny_a"]
+    for row, workdir in zip(rows[1:], workdirs, strict=True):
         last = logs.read_rows(workdir)[-1]
         assert row[4:8].tolist() == [
-            "2",
+            str(last["epoch"]),
             f"{last[f'eval/top1/{row[2]}']:.2%}",
             f"{last[f'eval/top5/{row[2]}']:.2%}",
             f"{last[f'eval/loss/{row[2]}']:.4f}",
@@ -357,12 +356,12 @@ def test_a_diverged_member_does_not_stop_the_report(finished):
     predicted = collect.predict(networks, 100)
     predicted.logits[0] = np.nan
     predicted.features[0][:] = np.nan
-    assert sections.correlations(record, predicted).is_left_out
-    assert [one.name for one in sections.features(record, predicted).drawn] == ["features-3"]
-    assert "0_tiny_a" not in sections.calibration(record, predicted).text
+    assert network_sections.correlations(record, predicted).is_left_out
+    assert [one.name for one in network_sections.features(record, predicted).drawn] == ["features-3"]
+    assert "0_tiny_a" not in network_sections.calibration(record, predicted).text
     values = measures.agreement(measures.predictions(predicted.logits))
     assert values[0].max() == 0 and values[1, 1] == 1
-    for make in (sections.classes, sections.agreement):
+    for make in (network_sections.classes, network_sections.agreement):
         assert make(record, predicted).drawn
 
 
