@@ -85,7 +85,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: Path, which: str, console: 
     check_evaluable(run, description, workdir)
     with checkpoint.open_manager(workdir, create=False) as manager:
         step = checkpoint.find_step(manager, which)
-        _, params, batch_stats = checkpoint.restore_networks(manager, step, description, run.sharding, _heads(run))
+        _, params, batch_stats = checkpoint.restore_networks(manager, step, description, run.sharding, heads(run))
     stacks = {name: StackState(params[name], batch_stats.get(name, {}), ()) for name in params}
     result = {"step": step, "dataset": config.dataset, "split": config.eval_split} | evaluator(run)(stacks)
     title = f"{config.dataset} {config.eval_split}: {result['examples']} examples, checkpoint of step {step} ({which})"
@@ -100,7 +100,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: Path, which: str, console: 
     console.print(f"written to {path}", soft_wrap=True)
 
 
-def _heads(run: Run) -> dict[str, Params]:
+def heads(run: Run) -> dict[str, Params]:
     """The parameters that the method's own ensemble needs besides the members'."""
     if not run.method.ensemble:
         return {}
