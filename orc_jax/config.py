@@ -199,6 +199,8 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     Raises:
         UserError: naming the first field that is wrong, its value and what would be accepted.
     """
+    networks = (config.teacher, config.student, *config.assistants.split(","))
+    own.allow((config.method, config.dataset, *networks))
     for field, accepted in CHOICES.items():
         require_choice(f"config.{field}", config[field], accepted)
     for field, value in flat(config.to_dict()).items():

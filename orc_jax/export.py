@@ -22,7 +22,7 @@ import numpy as np
 from absl import logging
 
 from orc_jax.errors import UserError, reported, require_choice
-from orc_jax.member import Member, add_member_arguments, classifier, load_member, register_networks
+from orc_jax.member import Member, add_member_arguments, classifier, load_member
 from orc_jax.torch_layout import state_dict
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -161,7 +161,6 @@ def main() -> None:
     args = parser.parse_args()
     logging.set_verbosity(logging.FATAL)  # Orbax reports a lot, and what fails is raised as well
     with reported():
-        register_networks(args)
         written = export_member(args.workdir, args.member, args.checkpoint, args.format, args.out)
     print(
         f"{written['member']} of step {written['step']}, {written['num_classes']} classes: {args.out}, "

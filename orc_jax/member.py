@@ -51,18 +51,18 @@ def add_member_arguments(parser: argparse.ArgumentParser) -> None:
         "--member", default=TARGET, help="target (default), a position in the pool, or a name in the logs: 0_resnet56"
     )
     parser.add_argument("--checkpoint", default="latest", help="latest (default), best, or a step")
-    help = "a network of your own among the run's, my_module:MyNet, which is imported; once for each"
-    parser.add_argument("--network", action="append", default=[], help=help)
+    add_own_argument(parser)
 
 
-def register_networks(args: argparse.Namespace) -> None:
-    """Imports the networks of one's own that the arguments name.
+def add_own_argument(parser: argparse.ArgumentParser) -> None:
+    """The argument that allows what the run has of a person's own; it takes effect as it is read."""
+    help = "my_module:Thing, a network, method or data set of your own that the run has and may import; once for each"
+    parser.add_argument("--own", action="append", type=_allow, help=help)
 
-    Raises:
-        UserError: if one cannot be imported.
-    """
-    for name in args.network:
-        own.register_network("--network", name)
+
+def _allow(name: str) -> str:
+    own.allow([name])
+    return name
 
 
 def load_member(workdir: Path, which_member: str, which_checkpoint: str) -> Member:

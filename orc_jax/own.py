@@ -1,16 +1,20 @@
 """What a person brings along: a network, a method or a data set of a module of their own, named `my_module:Thing`.
 
-Only names that a person has given in a config come here. What a file names is never imported.
+A module is imported only if a person has named it, in the config of a command or by `--own`. What a file names, such as
+the description of a run, is not.
 """
 
 import ast
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from orc_jax.errors import UserError
 from orc_jax.models import MODELS
+
+_allowed: set[str] = set()
 
 
 def is_own(name: str) -> bool:
@@ -18,12 +22,19 @@ def is_own(name: str) -> bool:
     return ":" in name
 
 
+def allow(names: Iterable[str]) -> None:
+    """Notes names that a person has given: from now on they may be imported."""
+    _allowed.update(name.strip() for name in names if is_own(name))
+
+
 def load(field: str, name: str) -> Any:
     """The object that `my_module:Thing` names; modules in the working directory are found.
 
     Raises:
-        UserError: if there is no such module, or nothing of that name in it.
+        UserError: if nobody has allowed it, there is no such module, or nothing of that name in it.
     """
+    if name not in _allowed:
+        raise UserError(f"{field}={name!r} stands in a file; it is imported only if you name it too: --own {name}")
     module_name, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from orc_jax import own, rngs
-from orc_jax.errors import UserError
+from orc_jax.errors import UserError, require_choice
 from orc_jax.models import MODELS
 
 Params = dict[str, jax.Array]
@@ -81,14 +81,8 @@ def make_network(
 
     With `convolution`, such as `jax.lax.conv_general_dilated`, its convolutions are that and not those for a pool.
     """
-
-    if architecture not in MODELS:
-        hint = (
-            ": one of a module of its own has to be named, in the config or by --network"
-            if own.is_own(architecture)
-            else ""
-        )
-        raise UserError(f"there is no network {architecture!r} here{hint}")
+    own.register_network("network", architecture)
+    require_choice("network", architecture, MODELS)
 
     def build(key):
         return MODELS[architecture](

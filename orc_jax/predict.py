@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from orc_jax.errors import UserError, reported, require
-from orc_jax.member import Member, add_member_arguments, classifier, load_member, register_networks
+from orc_jax.member import Member, add_member_arguments, classifier, load_member
 
 BATCH = 64  # images that are held in memory at a time
 
@@ -66,7 +66,6 @@ def main() -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax reports a lot, and what fails is raised as well
     with reported():
         require("--top", args.top, args.top > 0, "at least 1")
-        register_networks(args)
         member, defects = load_member(args.workdir, args.member, args.checkpoint), []
         channels = member.image_shape[-1]
         require("the network's channels", channels, channels in (1, 3), "1 (grey) or 3 (RGB) to predict image files")

@@ -17,6 +17,7 @@ from absl import logging
 
 from orc_jax import checkpoint, logs
 from orc_jax.errors import UserError, require
+from orc_jax.member import add_own_argument
 from orc_jax.reporting import collect, figures, network_sections, sections
 from orc_jax.reporting.collect import Record
 from orc_jax.reporting.page import Part, page
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the folder to write; default: report/ in the first workdir")
     parser.add_argument("--checkpoint", default="latest", help="latest (default), best, or a step")
     parser.add_argument("--max_examples", type=int, default=10_000, help="of the evaluation set; default: 10000")
+    add_own_argument(parser)
     parser.add_argument("--data_dir", help="where the data set is, if no more where config.data_dir says")
     args = parser.parse_args()
     logging.set_verbosity(logging.FATAL)  # Orbax reports a lot, and what fails is raised as well

@@ -16,6 +16,7 @@ from orc_jax.config import validate
 from orc_jax.data import sets
 from orc_jax.describe import describe
 from orc_jax.errors import UserError
+from orc_jax.pool import make_network
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -29,6 +30,7 @@ def own_modules(tmp_path, monkeypatch):
         (tmp_path / name).write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(own, "_allowed", set())
     known = dict(models.MODELS)
     yield tmp_path
     for name in ("my_network", "my_method", "wrong"):  # TFDS registers a builder once and for all
@@ -58,12 +60,14 @@ def test_own_network_and_method(config, console, tmp_path, toy_set, own_modules)
     last = logs.read_rows(tmp_path / "run")[-1]
     assert last["train/loss/2_my_network:Small"] < np.log(3)
     train.train(config, tmp_path / "run", console)  # it can be gone on with
-    del models.MODELS["my_network:Small"]  # as in another process
-    with pytest.raises(
-        UserError, match="no network 'my_network:Small' here: one of a module of its own has to be named"
-    ):
+    # Another process, that has only the run: what its files name is imported if it is named there, too.
+    del models.MODELS["my_network:Small"]
+    own._allowed.clear()
+    with pytest.raises(UserError, match=r"network='my_network:Small' stands in a file; .* --own my_network:Small"):
         member.load_member(tmp_path / "run", "target", "latest")
-    member.register_networks(argparse.Namespace(network=["my_network:Small"]))
+    parser = argparse.ArgumentParser()
+    member.add_own_argument(parser)
+    parser.parse_args(["--own=my_network:Small", "--own=my_method:mean_teacher"])
     assert member.load_member(tmp_path / "run", "target", "latest").architecture == "my_network:Small"
 
 
@@ -128,14 +132,16 @@ def test_mistakes(fields, text, config, console, tmp_path, toy_set, own_modules)
     assert not (tmp_path / "run").exists()
 
 
-def test_what_a_file_names_is_not_imported(own_modules):
-    from orc_jax.pool import make_network
-
-    with pytest.raises(
-        UserError, match="no network 'my_network:Small' here: one of a module of its own has to be named"
+def test_what_a_file_names_is_not_imported(own_modules, config):
+    for field, call in (
+        ("network", lambda: make_network("my_network:Small", 3, (8, 8, 1), "float32", None)),
+        ("config.method", lambda: configs.build_method(config, ["tiny_a"])),
+        ("config.dataset", lambda: sets.load(config, print)),
     ):
-        make_network("my_network:Small", 3, (8, 8, 1), "float32", None)
-    assert "my_network" not in sys.modules
+        config.method, config.dataset = "my_method:mean_teacher", "my_network:Small"
+        with pytest.raises(UserError, match=f"{field}='my_.*' stands in a file; it is imported only if you name it"):
+            call()
+    assert "my_network" not in sys.modules and "my_method" not in sys.modules
     assert own.options("x", "a=1, b='c', d=(0.5, None)") == {"a": 1, "b": "c", "d": (0.5, None)}
 
 
