@@ -109,7 +109,16 @@ def fit(
                 end = last_step(epoch, config.batch_size, num_train)
                 progress.update(task, description=f"{title} epoch {epoch}/{config.num_epochs}")
                 while step < end:
-                    state = train_step(state, data, next(batches))
+                    try:
+                        batch = next(batches)
+                    except UserError:
+                        if stop.signal is None:
+                            raise
+                        # Schedulers send SIGTERM to every process of a job, so the workers have ended already.
+                        saves.save(step, state, None)
+                        checkpoint.finish(manager)
+                        stop.leave(title, step, run.num_steps)
+                    state = train_step(state, data, batch)
                     step += 1
                     meter.update(step, state)
                     leaving = stop.requested(step) and step < run.num_steps

@@ -49,6 +49,7 @@ POOLS = {
     "wide": ("wrn_40_2", *ladder("wrn_40_2", "wrn_16_2", 3), "wrn_16_2"),
     "imagenet": ("resnet34", "resnet18", "resnet18"),
 }
+SIZES = (3, 5, 8, 16)  # a pool of two has one student, and nobody to promote
 # Operations and bytes per second of a device, as its maker states them (dense; float32 is TF32 on tensor cores).
 PEAKS = {
     "H100": {"float32": 495e12, "bfloat16": 989e12, "bytes": 3.35e12},
@@ -231,7 +232,7 @@ def scaling(name: str, programs: dict[int, Program], per: Callable[[int], float]
 
 
 def sizes(args: argparse.Namespace) -> list[dict]:
-    programs = {n: prepare(["resnet20"] * n, args.batch) for n in (3, 5, 8, 16)}
+    programs = {n: prepare(["resnet20"] * n, args.batch) for n in SIZES}
     return scaling("members", programs, lambda n: n, args.repeats)
 
 

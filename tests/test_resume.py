@@ -116,6 +116,26 @@ def test_checkpoints_within_epochs(config, console, tmp_path, monkeypatch, toy):
     assert_identical(final_state(tmp_path / "run", toy), final_state(tmp_path / "whole", toy))
 
 
+def test_a_signal_that_reaches_the_workers_first(config, console, tmp_path, monkeypatch, toy):
+    """Schedulers send SIGTERM to all processes of a job; that the workers have ended is then no mistake."""
+    config.method, config.num_networks, config.assistants = "independent", 2, ""
+    batch_indices, ended = train.feed.batch_indices, []
+
+    def without_workers(seed, step, *size):
+        if step == 7 and not ended:
+            ended.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise UserError("a worker process of the input pipeline has ended with exit code -15")
+        return batch_indices(seed, step, *size)
+
+    monkeypatch.setattr(train.feed, "batch_indices", without_workers)
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step [5-7] of 11"):  # batches are placed ahead
+        train.train(config, tmp_path / "run", console)
+    train.train(config, tmp_path / "run", console)
+    train.train(config, tmp_path / "whole", console)
+    assert_identical(final_state(tmp_path / "run", toy), final_state(tmp_path / "whole", toy))
+
+
 @pytest.fixture(scope="module")
 def one_run(tmp_path_factory):
     return tmp_path_factory.mktemp("one") / "run"

@@ -1,5 +1,6 @@
 """Streamed batches: their order, which is that of (seed, step) alone, broken files, and worker processes."""
 
+import contextlib
 import gc
 import io
 import multiprocessing
@@ -197,10 +198,14 @@ def test_workers_end_with_their_parent(records, end):
     """Ctrl-C reaches all processes, but only the main one speaks of it."""
     command = [sys.executable, "-c", PROGRAM, records.root, str(10**9 if end else 4)]
     program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
-    assert program.stdout.readline() == "ready\n"
-    if end == signal.SIGINT:
-        os.killpg(program.pid, end)
-    elif end:
-        program.kill()
-    _, errors = program.communicate(timeout=20)  # returns when the last process that could print has ended
+    try:
+        assert program.stdout.readline() == "ready\n"
+        if end == signal.SIGINT:
+            os.killpg(program.pid, end)
+        elif end:
+            program.kill()
+        _, errors = program.communicate(timeout=20)  # returns when the last process that could print has ended
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
     assert errors.count("Traceback") == (end == signal.SIGINT), errors

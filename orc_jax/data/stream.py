@@ -229,11 +229,7 @@ def interrupts_blocked() -> Iterator[None]:
 
 
 def end_with_parent(*_: int) -> None:
-    """For worker processes to call at their start: they end when their parent does, even if that is killed.
-
-    Schedulers send SIGTERM to all processes of a job; the parent finishes its step, for which it needs its workers.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """For worker processes to call at their start: they end when their parent does, even if that is killed."""
     sentinel = multiprocessing.parent_process().sentinel
 
     def end() -> None:
