@@ -87,10 +87,9 @@ def run_once(function, *args, compiled):
 # One network of each structure; those that differ in numbers of blocks and channels alone run with `-m slow`.
 QUICK = {
     "resnet8",
-    "resnet110",
     "resnet8x4",
     "wrn_16_1",
-    "wrn_40_2",
+    "wrn_16_2",
     "wrn_20_8",
     "ResNet18",
     "ResNet50",

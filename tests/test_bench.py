@@ -9,7 +9,7 @@ from scripts import bench
 
 @pytest.fixture
 def args(monkeypatch):
-    monkeypatch.setitem(bench.POOLS, "tiny", ("resnet8",) * 3)
+    monkeypatch.setitem(bench.POOLS, "tiny", ("plane2",) * 3)
     monkeypatch.setitem(bench.POOLS, "five", ("tiny_a",) * 3)
     return argparse.Namespace(
         pools=["tiny"], dtypes=["float32"], batch=8, repeats=1, torch=True, torch_compile=False, vmap=True

@@ -179,7 +179,8 @@ def test_errors_of_workers_arrive(records):
 
 
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 import numpy as np
 from orc_jax.data import folder, stream
 assert "jax" not in sys.modules

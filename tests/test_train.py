@@ -137,12 +137,15 @@ def test_a_streamed_run_resumes_as_if_it_had_not_been_interrupted(config, consol
             raise KeyboardInterrupt
         write(log, row, timing)
 
+    config.checkpoint_every_steps = 2  # the last in the middle of an epoch
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(logs.MetricsLog, "write", interrupted)
         train.train(config, tmp_path / "run", console)
     assert [row["step"] for row in logs.read_rows(tmp_path / "run")] == [3, 7]
     config.stream.num_workers = 1
     train.train(config, tmp_path / "run", console)
+    console.file.flush()
+    assert "restored step 10 of 15" in (tmp_path / "console.txt").read_text()
     dataset = sets.load(config, print)
     assert_identical(final_state(tmp_path / "run", dataset), final_state(tmp_path / "whole", dataset))
     metrics = [(tmp_path / run / logs.METRICS).read_bytes() for run in ("run", "whole")]
