@@ -116,8 +116,7 @@ def fit(
                             raise
                         # Schedulers send SIGTERM to every process of a job, so the workers have ended already.
                         saves.save(step, state, None)
-                        checkpoint.finish(manager)
-                        stop.leave(title, step, run.num_steps)
+                        saves.leave(stop, title, step)
                     state = train_step(state, data, batch)
                     step += 1
                     meter.update(step, state)
@@ -135,8 +134,7 @@ def fit(
                     if result or leaving or (step < end and saves.due(step)):
                         saves.save(step, state, result)
                     if leaving:
-                        checkpoint.finish(manager)
-                        stop.leave(title, step, run.num_steps)
+                        saves.leave(stop, title, step)
                     if step == end:
                         meter.restart()
         checkpoint.finish(manager)
@@ -175,6 +173,11 @@ class _Saves:
         if hosts.is_main():
             checkpoint.save(self.manager, step, state, self.run.description(), metrics)
 
+    def leave(self, stop: Stop, title: str, step: int) -> None:
+        """Raises `Interrupted`, once the state after `step`, which `save` was given, is on disk."""
+        checkpoint.finish(self.manager)
+        stop.leave(title, step, self.run.num_steps)
+
     def check(self, diverged_at: jax.Array) -> None:
         """Raises if a member has diverged, or reports it once if the others can go on without it."""
         names, config = self.run.setup.pool.member_names, self.run.config
@@ -182,7 +185,7 @@ class _Saves:
         assistants_only = not steps.keys() & {0, len(names) - 1}
         enough = len(names) - 1 - len(steps) >= config.num_temporary_teachers
         isolates = config.on_divergence == "isolate" and assistants_only and enough
-        for i in steps.keys() - self.isolated:
+        for i in sorted(steps.keys() - self.isolated):
             what = f"{names[i]} has diverged: from step {steps[i]} its loss or its weights are not finite"
             if not isolates:
                 checkpoint.finish(self.manager)

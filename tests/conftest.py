@@ -22,7 +22,7 @@ from flax import nnx
 from rich.console import Console
 
 from orc_jax import config as configs
-from orc_jax import models
+from orc_jax import models, train
 from orc_jax.data import sets
 from orc_jax.data.sets import Dataset, Images
 from orc_jax.models import layers
@@ -107,3 +107,17 @@ def console(tmp_path):
     """A console that writes to `console.txt`."""
     with (tmp_path / "console.txt").open("w") as file:
         yield Console(file=file, width=100)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workdir with a finished run; the tests copy it before they change anything."""
+    return tmp_path_factory.mktemp("trained") / "run"
+
+
+@pytest.fixture
+def finished(trained, config, console):
+    """The same, trained when the first test of a file asks for it."""
+    if not trained.exists():
+        train.train(config, trained, console)
+    return trained

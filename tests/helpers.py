@@ -3,16 +3,24 @@
 import jax
 import numpy as np
 
-from orc_jax import parallel
-from orc_jax.config import members
+from orc_jax import checkpoint, parallel
+from orc_jax.config import ConfigDict, members
 from orc_jax.pool import take_member
-from orc_jax.run import build
+from orc_jax.run import abstract_state, build
 from orc_jax.step import init_state, make_train_step
 
 
 def build_run(config, dataset, num_devices=1):
     """The run of a config on the first of the virtual devices."""
     return build(config.copy_and_resolve_references(), dataset, jax.local_devices()[:num_devices], members(config))
+
+
+def final_state(workdir, dataset):
+    """The state in the latest checkpoint of a run on `dataset`."""
+    description = checkpoint.read_description(workdir)
+    run = build(ConfigDict(description["config"]), dataset, jax.local_devices(), description["members"])
+    with checkpoint.open_manager(workdir, create=False) as manager:
+        return checkpoint.restore(manager, manager.latest_step(), abstract_state(run), run.sharding)
 
 
 class Stepper:

@@ -2,19 +2,17 @@
 
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from orc_jax import checkpoint, config, evaluate, logs, train
+from orc_jax import checkpoint, evaluate, logs, train
 from orc_jax.data.sets import Images
 from orc_jax.errors import UserError
 from orc_jax.methods import METHODS
 from orc_jax.methods.pcl import ENSEMBLE
-from orc_jax.run import abstract_state, build
 from orc_jax.step import augment
-from tests.helpers import assert_close, assert_identical, batches, build_run, stepper_of
+from tests.helpers import assert_close, assert_identical, batches, build_run, final_state, stepper_of
 
 pytestmark = pytest.mark.usefixtures("toy_set")
 
@@ -26,13 +24,6 @@ def for_method(config, method):
     if method == "pcl":
         config.teacher = "tiny_b"
     return config
-
-
-def final_state(workdir, toy):
-    description = checkpoint.read_description(workdir)
-    run = build(config.ConfigDict(description["config"]), toy, jax.local_devices(), description["members"])
-    with checkpoint.open_manager(workdir, create=False) as manager:
-        return checkpoint.restore(manager, manager.latest_step(), abstract_state(run), run.sharding)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -17,9 +17,9 @@ import jax
 import numpy as np
 import pytest
 
-from orc_jax import checkpoint, logs
+from orc_jax import checkpoint, config, logs
 from orc_jax.data import sets
-from orc_jax.run import abstract_state, build
+from tests.helpers import final_state
 
 REPOSITORY = Path(__file__).parent.parent
 FIELDS = "method=independent num_networks=2 teacher=plane2 student=plane2 examples_per_class=12 batch_size=16 "
@@ -57,25 +57,10 @@ def wait_for_rows(process, workdir, count):
         time.sleep(0.01)
 
 
-def final_state(workdir):
-    description = checkpoint.read_description(workdir)
-    config = checkpoint_config(description)
-    run = build(config, sets.load(config, print), jax.local_devices()[:1], description["members"])
-    with checkpoint.open_manager(workdir, create=False) as manager:
-        step = manager.latest_step()
-        return step, jax.device_get(checkpoint.restore(manager, step, abstract_state(run), run.sharding))
-
-
-def checkpoint_config(description):
-    from orc_jax import config
-
-    return config.ConfigDict(description["config"])
-
-
 def assert_same_run(workdir, other, rtol):
-    step, state = final_state(workdir)
-    expected_step, expected = final_state(other)
-    assert step == expected_step
+    dataset = sets.load(config.ConfigDict(checkpoint.read_description(other)["config"]), print)
+    state, expected = (jax.device_get(final_state(folder, dataset)) for folder in (workdir, other))
+    assert state.step == expected.step
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol / 10), state, expected)
 
 

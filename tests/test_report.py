@@ -150,19 +150,6 @@ def read(path):
     return Reader(text)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A workdir with a finished run; the tests copy it before they change anything."""
-    return tmp_path_factory.mktemp("trained") / "run"
-
-
-@pytest.fixture
-def finished(trained, config, console):
-    if not trained.exists():
-        train.train(config, trained, console)
-    return trained
-
-
 @pytest.fixture
 def not_drawn(monkeypatch):
     """Figures are made, but not turned into files, which takes the most time of a report."""

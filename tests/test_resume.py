@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from orc_jax import checkpoint, config, evaluate, logs, preemption, step, train
+from orc_jax import checkpoint, evaluate, logs, preemption, step, train
 from orc_jax.errors import Interrupted, UserError
 from orc_jax.lock import locked
 from orc_jax.methods import METHODS
 from orc_jax.run import abstract_state, build
-from tests.helpers import assert_identical
+from tests.helpers import assert_identical, final_state
 
 pytestmark = pytest.mark.usefixtures("toy_set")
 
@@ -26,13 +26,6 @@ def kept_programs(tmp_path_factory):
     yield
     jax.config.update("jax_compilation_cache_dir", None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-
-
-def final_state(workdir, toy):
-    description = checkpoint.read_description(workdir)
-    run = build(config.ConfigDict(description["config"]), toy, jax.local_devices(), description["members"])
-    with checkpoint.open_manager(workdir, create=False) as manager:
-        return checkpoint.restore(manager, manager.latest_step(), abstract_state(run), run.sharding)
 
 
 def printed(console, tmp_path):

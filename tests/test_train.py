@@ -17,30 +17,10 @@ from orc_jax import checkpoint, config, evaluate, logs, pretrained, step, train
 from orc_jax.config import validate
 from orc_jax.data import sets
 from orc_jax.errors import UserError
-from orc_jax.run import abstract_state, build
-from tests.helpers import assert_identical
+from orc_jax.run import build
+from tests.helpers import assert_identical, final_state
 
 pytestmark = pytest.mark.usefixtures("toy_set")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A workdir with a finished run; the tests copy it before they change anything."""
-    return tmp_path_factory.mktemp("trained") / "run"
-
-
-@pytest.fixture
-def finished(trained, config, console):
-    if not trained.exists():
-        train.train(config, trained, console)
-    return trained
-
-
-def final_state(workdir, toy):
-    description = checkpoint.read_description(workdir)
-    run = build(config.ConfigDict(description["config"]), toy, jax.local_devices(), description["members"])
-    with checkpoint.open_manager(workdir, create=False) as manager:
-        return checkpoint.restore(manager, manager.latest_step(), abstract_state(run), run.sharding)
 
 
 def test_what_a_run_leaves_behind(finished):
