@@ -1,21 +1,24 @@
-"""The fields of a run, their defaults, and the checks that need no data and no device.
+"""The fields of a run, their defaults, and what they come to.
 
-`configs/*.py` start from `default()` and change what their experiment needs. The README lists every field.
+`configs/*.py` start from `default()` and change what their experiment needs; docs/config.md lists every field.
+`resolve` checks a config, once, and returns what it found out; all else takes that.
 """
 
+import importlib.util
 import inspect
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+import jax
+from ml_collections import ConfigDict, FrozenConfigDict
 
-from orc_jax import own
+from orc_jax import plugins
 from orc_jax.errors import UserError, require, require_choice
-from orc_jax.logs import tracker_names
 from orc_jax.methods import METHODS
-from orc_jax.methods.base import Method
-from orc_jax.models import MODELS, ladder
+from orc_jax.methods.base import Method, Stage
+from orc_jax.models import MODELS, Model, ladder
+from orc_jax.plugins import Plugins
 
 
 def default() -> ConfigDict:
@@ -29,7 +32,6 @@ def default() -> ConfigDict:
     config.student = "resnet20"  # the last member: the target student
     config.num_networks = 5  # all members of the pool: pivot teacher, assistants, target student
     config.assistants = "ladder"  # "ladder", "copies" (of the student), or names: "resnet44,resnet32,resnet26"
-    config.num_temporary_teachers = 1  # k
 
     # Data.
     config.dataset = "cifar100"  # "digits", "folder", any TFDS image classification set, or "my_module:MyBuilder"
@@ -79,38 +81,17 @@ def default() -> ConfigDict:
     # never promoted from then on and left out of the ensemble (ORC and independent training).
     config.on_divergence = "stop"
 
-    # Options of the methods: the keyword arguments of the factory of that name in `orc_jax.methods`.
-    config.orc = dict(
-        temperature=4.0,
-        beta=0.5,
-        mixup_alpha=1.0,
-        feedback_fraction=1.0,
-        intensive_samples="mixup",
-        intensive_teaching=True,
-        private_teaching=True,
-        group_teaching=True,
-        teaching="individual",
-        role_change=True,
-        temporary_teacher_logits="after",
-        pivot_batch_norm="running",
-        pivot_lr_multiplier=0.1,
-    )
-    config.dgkd = dict(temperature=5.0, lam=1.0, drop=1, kl_reduction="sum")
-    config.takd = dict(temperature=5.0, lam=1.0)
-    config.switokd = dict(num_teachers=1, temperature=1.0, teacher_must_lead=True, paused_statistics="moved")
-    config.pcl = dict(temperature=3.0, rampup_fraction=0.2667, ema_decay=0.999, own_augmentation=True)
-    config.kd = dict(temperature=4.0, alpha=0.9)
-    config.dml = dict(temperature=1.0)
-    config.kdcl = dict(temperature=2.0, lam=1.0, target="minlogit", own_augmentation=True)
-    config.okddip = dict(
-        temperature=3.0,
-        weight=1.0,
-        rampup_fraction=0.2667,
-        projection_divisor=8,
-        peers_follow_targets=True,
-    )
-    config.independent = dict()
+    # Options of the methods: the keyword arguments of the factory of that name in `orc_jax.methods`, declared there.
+    for name, factory in METHODS.items():
+        config[name] = ConfigDict(options_of(factory))
+    config.num_temporary_teachers = config.orc.get_ref("num_temporary_teachers")  # k: the same field by a shorter name
     return config
+
+
+def options_of(factory: Callable[..., Method]) -> dict[str, Any]:
+    """The keyword arguments of a method's factory, with their defaults."""
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def flat(config: dict, prefix: str = "") -> dict[str, Any]:
@@ -121,8 +102,103 @@ def flat(config: dict, prefix: str = "") -> dict[str, Any]:
     return fields
 
 
-def members(config: ConfigDict) -> tuple[str, ...]:
-    """The architectures of the pool in member order: pivot teacher, assistants from large to small, target student.
+class Resolved(NamedTuple):
+    """A config that was checked, and what it stands for."""
+
+    config: FrozenConfigDict
+    plugins: Plugins  # what it names of a person's own
+    architectures: tuple[str, ...]  # in member order
+    method: Method
+    lr_multipliers: dict[str, float]  # by architecture
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """Those of the pool, by architecture."""
+        return plugins.models(self.architectures, self.plugins)
+
+    def replace(self, **fields: Any) -> "Resolved":
+        """The same with other values of some fields, for a run that goes with this one. They are not checked."""
+        config = ConfigDict(self.config)
+        config.update(fields)
+        return _interpret(config, self.plugins)
+
+    def stage(self, stage: Stage, num_epochs: int) -> "Resolved":
+        """The run of a stage: its method, its members alone, and from scratch."""
+        names = [self.architectures[member] for member in stage.members]
+        options = self.config.method_options if stage.method == self.config.method else ""  # they are the method's
+        named = plugins.load([(f"stage {stage.name!r}", stage.method)])  # by the method, which is trusted
+        return self._replace(plugins={**self.plugins, **named}).replace(
+            **{"method": stage.method, "method_options": options, "num_epochs": num_epochs, "pivot_checkpoint": ""},
+            **{"teacher": names[0], "student": names[-1], "num_networks": len(names)},
+            assistants=",".join(names[1:-1]),
+        )
+
+
+def resolve(config: ConfigDict, num_devices: int | None = None) -> Resolved:
+    """Checks everything about a person's config that can be checked without data, and returns what it stands for.
+
+    What it names of a module of their own is imported. Batches are split over `num_devices`, by default all there are.
+
+    Raises:
+        UserError: naming the first field that is wrong, its value and what would be accepted.
+    """
+    _check_values(config)
+    num_devices = jax.device_count() if num_devices is None else num_devices
+    for field in ("batch_size", "eval_batch_size"):
+        if config[field] % num_devices:
+            raise UserError(
+                f"config.{field}={config[field]} is not divisible by the {num_devices} devices of this run: "
+                f"{config[field] // num_devices * num_devices or num_devices} would be"
+            )
+    tracker_names(config.log_to)
+    resolved = _interpret(config, plugins.load(_names(config)))
+    _check_method(resolved)
+    return resolved
+
+
+def reopen(config: ConfigDict, trusted: Collection[str]) -> Resolved:
+    """What the config in the record of a run stands for. It was checked when the run was started.
+
+    Raises:
+        UserError: if it names something of a person's own that is not among `trusted`, or not known any more.
+    """
+    return _interpret(config, plugins.load(_names(config), trusted))
+
+
+TRACKERS = ("tensorboard", "wandb")
+
+
+def tracker_names(log_to: str) -> list[str]:
+    """The trackers that `config.log_to` names.
+
+    Raises:
+        UserError: for an unknown one, or one whose package is not installed.
+    """
+    names = [name.strip() for name in log_to.split(",") if name.strip()]
+    for name in names:
+        require_choice("config.log_to", name, TRACKERS)
+        if name == "wandb" and importlib.util.find_spec("wandb") is None:
+            raise UserError("config.log_to='wandb': the package wandb is not installed (pip install wandb)")
+    return names
+
+
+def _names(config: ConfigDict) -> list[tuple[str, str]]:
+    """What may be of a person's own, with its field."""
+    names = [(field, config[field]) for field in ("teacher", "student", "method", "dataset")]
+    for field in ("assistants", "lr_multipliers"):
+        names += [(field, item.partition("=")[0].strip()) for item in config[field].split(",")]
+    return [(f"config.{field}", name) for field, name in names]
+
+
+def _interpret(config: ConfigDict, own: Plugins) -> Resolved:
+    architectures = _architectures(config, own)
+    return Resolved(
+        FrozenConfigDict(config), own, architectures, _method(config, architectures, own), _lr_multipliers(config, own)
+    )
+
+
+def _architectures(config: ConfigDict, own: Plugins) -> tuple[str, ...]:
+    """Those of the pool in member order: pivot teacher, assistants from large to small, target student.
 
     A pool of one is the target student alone.
 
@@ -130,7 +206,7 @@ def members(config: ConfigDict) -> tuple[str, ...]:
         UserError: for an unknown architecture, or a number of assistants that does not fit `num_networks`.
     """
     for field in ("teacher", "student"):
-        _require_network(f"config.{field}", config[field])
+        require_choice(f"config.{field}", config[field], [*MODELS, *own])
     require("config.num_networks", config.num_networks, config.num_networks >= 1, "at least 1")
     if config.num_networks == 1:
         return (config.student,)
@@ -142,7 +218,7 @@ def members(config: ConfigDict) -> tuple[str, ...]:
     else:
         assistants = tuple(name.strip() for name in config.assistants.split(",") if name.strip())
         for name in assistants:
-            _require_network("config.assistants", name, "ladder", "copies")
+            require_choice("config.assistants", name, ["ladder", "copies", *MODELS, *own])
         if len(assistants) != count:
             raise UserError(
                 f"config.assistants={config.assistants!r} names {len(assistants)} networks, but "
@@ -151,21 +227,11 @@ def members(config: ConfigDict) -> tuple[str, ...]:
     return (config.teacher, *assistants, config.student)
 
 
-def _require_network(field: str, name: str, *others: str) -> None:
-    own.register_network(field, name)
-    require_choice(field, name, [*others, *MODELS])
-
-
-def lr_multipliers(config: ConfigDict) -> dict[str, float]:
-    """`config.lr_multipliers` as a dict from architecture to factor.
-
-    Raises:
-        UserError: for an unknown architecture or a factor that is not a positive number.
-    """
+def _lr_multipliers(config: ConfigDict, own: Plugins) -> dict[str, float]:
     result = {}
     for item in filter(None, config.lr_multipliers.split(",")):
         name, _, value = item.partition("=")
-        _require_network("config.lr_multipliers", name.strip())
+        require_choice("config.lr_multipliers", name.strip(), [*MODELS, *own])
         try:
             factor = float(value)
         except ValueError:
@@ -175,6 +241,30 @@ def lr_multipliers(config: ConfigDict) -> dict[str, float]:
     return result
 
 
+def _method(config: ConfigDict, architectures: tuple[str, ...], own: Plugins) -> Method:
+    """Made by its factory from the options of the same name.
+
+    Raises:
+        UserError: for an unknown method, an option out of its range, or a pool that the method cannot train.
+    """
+    if not plugins.is_own(config.method):
+        require_choice("config.method", config.method, METHODS)
+        require("config.method_options", repr(config.method_options), not config.method_options, _NO_OPTIONS)
+        return METHODS[config.method](architectures, **config[config.method])
+    options = plugins.options("config.method_options", config.method_options)
+    try:
+        method = own[config.method](architectures, **options)
+    except TypeError as error:
+        raise UserError(
+            f"config.method={config.method!r} cannot be called as method(architectures, **options) with {options}: "
+            f"{error}"
+        ) from error
+    if not isinstance(method, Method):
+        raise UserError(f"config.method={config.method!r} has returned a {type(method).__name__}: must be a Method")
+    return method
+
+
+_NO_OPTIONS = "empty, but for a method of your own (my_module:my_method); others have config.<method>.<option>"
 CHOICES = {
     "lr_schedule": ("step", "cosine", "constant"),
     "dtype": ("float32", "bfloat16"),
@@ -184,6 +274,7 @@ POSITIVE = ("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "eva
 NOT_NEGATIVE = (
     "pretrain_epochs",
     "warmup_epochs",
+    "lr_decay",
     "weight_decay",
     "momentum",
     "crop_padding",
@@ -193,14 +284,8 @@ NOT_NEGATIVE = (
 )
 
 
-def validate(config: ConfigDict, num_devices: int) -> None:
-    """Checks everything about a config that can be checked without data.
-
-    Raises:
-        UserError: naming the first field that is wrong, its value and what would be accepted.
-    """
-    networks = (config.teacher, config.student, *config.assistants.split(","))
-    own.allow((config.method, config.dataset, *networks))
+def _check_values(config: ConfigDict) -> None:
+    """Fields by themselves."""
     for field, accepted in CHOICES.items():
         require_choice(f"config.{field}", config[field], accepted)
     for field, value in flat(config.to_dict()).items():
@@ -213,22 +298,26 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     fractions = tuple(config.lr_boundaries)
     fine = all(0 < x < 1 for x in fractions) and list(fractions) == sorted(set(fractions))
     require("config.lr_boundaries", fractions, fine, "increasing fractions between 0 and 1")
-    for field in ("batch_size", "eval_batch_size"):
-        if config[field] % num_devices:
-            raise UserError(
-                f"config.{field}={config[field]} is not divisible by the {num_devices} devices of this run: "
-                f"{config[field] // num_devices * num_devices or num_devices} would be"
-            )
-    tracker_names(config.log_to)
-    _validate_stream(config.stream)
-    lr_multipliers(config)
-    method = build_method(config, members(config))
-    if config.on_divergence == "isolate" and not method.isolates:
+    k, too = config.num_temporary_teachers, config.orc.num_temporary_teachers  # differ in a copy that was changed
+    require("config.num_temporary_teachers", k, k == too, f"that of config.orc.num_temporary_teachers={too}")
+    stream = config.stream
+    require("config.stream.image_size", stream.image_size, stream.image_size > 0, "greater than 0")
+    require("config.stream.eval_crop", stream.eval_crop, 0 < stream.eval_crop <= 1, "in (0, 1]")
+    require("config.stream.num_workers", stream.num_workers, stream.num_workers >= -1, "-1 or more")
+    area = tuple(stream.crop_area)
+    fine = len(area) == 2 and 0 < area[0] <= area[1] <= 1
+    require("config.stream.crop_area", area, fine, "(smallest, largest) with 0 < smallest <= largest <= 1")
+
+
+def _check_method(resolved: Resolved) -> None:
+    """Fields that have to fit the method."""
+    config, method = resolved.config, resolved.method
+    if config.on_divergence == "isolate" and method.spares is None:
         raise UserError(
             f"config.on_divergence='isolate': with config.method={config.method!r} members learn from all others, so "
             f"one that diverged cannot be left out; accepted is 'stop', or the methods orc and independent"
         )
-    first_drop = min(fractions, default=1.0) if config.lr_schedule == "step" else 1.0
+    first_drop = min(config.lr_boundaries, default=1.0) if config.lr_schedule == "step" else 1.0
     pretrains = method.stages and config.pretrain_epochs and not config.pivot_checkpoint
     for field in ("num_epochs", *(["pretrain_epochs"] if pretrains else [])):
         limit = config[field] * first_drop
@@ -244,41 +333,3 @@ def validate(config: ConfigDict, num_devices: int) -> None:
             f"config.pretrain_epochs=0: members {method.frozen} never learn from what {config.method} does, so they "
             "need pretrain_epochs greater than 0 or a config.pivot_checkpoint"
         )
-
-
-def _validate_stream(stream: ConfigDict) -> None:
-    require("config.stream.image_size", stream.image_size, stream.image_size > 0, "greater than 0")
-    require("config.stream.eval_crop", stream.eval_crop, 0 < stream.eval_crop <= 1, "in (0, 1]")
-    require("config.stream.num_workers", stream.num_workers, stream.num_workers >= -1, "-1 or more")
-    area = tuple(stream.crop_area)
-    fine = len(area) == 2 and 0 < area[0] <= area[1] <= 1
-    require("config.stream.crop_area", area, fine, "(smallest, largest) with 0 < smallest <= largest <= 1")
-
-
-_NO_OPTIONS = "empty, but for a method of your own (my_module:my_method); others have config.<method>.<option>"
-
-
-def build_method(config: ConfigDict, architectures: Sequence[str]) -> Method:
-    """The method of a config for a pool, made by its factory from the options of the same name.
-
-    Raises:
-        UserError: for an unknown method, an option out of its range, or a pool that the method cannot train.
-    """
-    if own.is_own(config.method):
-        factory = own.load("config.method", config.method)
-        options = own.options("config.method_options", config.method_options)
-    else:
-        require_choice("config.method", config.method, METHODS)
-        factory, options = METHODS[config.method], config[config.method].to_dict()
-        require("config.method_options", repr(config.method_options), not config.method_options, _NO_OPTIONS)
-    # k belongs to the description of the pool, and to the methods that promote.
-    if "num_temporary_teachers" in inspect.signature(factory).parameters:
-        options["num_temporary_teachers"] = config.num_temporary_teachers
-    try:
-        return factory(architectures, **options)
-    except TypeError as error:
-        if not own.is_own(config.method):
-            raise
-        raise UserError(
-            f"config.method={config.method!r} cannot be called as method(members, **options) with {options}: {error}"
-        ) from error

@@ -24,35 +24,26 @@ def flops(function: Callable, *args) -> float:
         operands = tuple((v.aval.shape, v.aval.dtype) for v in equation.invars)
         return _flops_of_one(equation.primitive, tuple(equation.params.items()), operands)
 
-    return _total(jax.make_jaxpr(function)(*args).jaxpr, of_equation)
+    return total(jax.make_jaxpr(function)(*args).jaxpr, of_equation)
 
 
-def reduced_bytes(function: Callable, *args) -> float:
-    """Bytes that each device contributes to sums and means over devices in `function(*args)`, counted like `flops`."""
-
-    def of_equation(equation) -> float:
-        if not equation.primitive.name.startswith("psum"):
-            return 0.0
-        return sum(v.aval.size * v.aval.dtype.itemsize for v in equation.invars)
-
-    return _total(jax.make_jaxpr(function)(*args).jaxpr, of_equation)
-
-
-def _total(jaxpr, of_equation: Callable[[Any], float]) -> float:
-    total = 0.0
+def total(jaxpr, of_equation: Callable[[Any], float]) -> float:
+    """The sum of a cost over the equations of a trace, counted as in `flops`."""
+    result = 0.0
     for equation in jaxpr.eqns:
-        inner = [_total(sub, of_equation) for sub in jaxprs_in_params(equation.params)]
+        inner = [total(sub, of_equation) for sub in jaxprs_in_params(equation.params)]
         if equation.primitive.name == "cond":
-            total += max(inner)
+            result += max(inner)
         elif equation.primitive.name == "scan":
-            total += equation.params["length"] * sum(inner)
+            result += equation.params["length"] * sum(inner)
         else:
-            total += of_equation(equation) + sum(inner)
-    return total
+            result += of_equation(equation) + sum(inner)
+    return result
 
 
 @functools.cache
 def _flops_of_one(primitive, params: tuple, operands: tuple) -> float:
     """As XLA counts them, which knows of padding and dilation."""
     function = jax.jit(lambda *x: primitive.bind(*x, **dict(params)))
-    return function.lower(*(jax.ShapeDtypeStruct(*operand) for operand in operands)).cost_analysis()["flops"]
+    costs: Any = function.lower(*(jax.ShapeDtypeStruct(*operand) for operand in operands)).cost_analysis()
+    return costs["flops"]

@@ -1,26 +1,14 @@
 """The one exception for mistakes that a person can put right, and the wording they share."""
 
-import contextlib
 import difflib
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 
 class UserError(Exception):
     """Bad input, with a message that names the field, its value and what would be accepted.
 
-    `orc_jax.main` prints the message alone, without a traceback, and exits with status 2.
+    The commands print the message alone, without a traceback, and exit with status 2.
     """
-
-
-@contextlib.contextmanager
-def reported() -> Iterator[None]:
-    """Ends the program at a `UserError`: the message alone, and exit status 2."""
-    try:
-        yield
-    except UserError as error:
-        print(f"orc_jax: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
 
 
 class Interrupted(Exception):

@@ -3,23 +3,24 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from rich.console import Console
-from rich.table import Table
 
-from orc_jax import checkpoint, hosts, logs, parallel
-from orc_jax.config import members, validate
+from orc_jax import display, hosts, parallel
+from orc_jax.config import Resolved
 from orc_jax.data import feed, sets
-from orc_jax.errors import UserError
-from orc_jax.pool import Params
-from orc_jax.run import Run, abstract_state, build, check_evaluable
-from orc_jax.step import Stacks, StackState, make_evaluation_step
+from orc_jax.models.network import Params
+from orc_jax.pool import Stacks
+from orc_jax.run import Run, abstract_state, build
+from orc_jax.step import make_evaluation_step
+from orc_jax.workdir import checkpoint, record
+from orc_jax.workdir.files import writing
 
 
-def evaluator(run: Run) -> Callable[[Stacks], dict]:
+def evaluator(run: Run) -> Callable[[Stacks], dict[str, Any]]:
     """A function that evaluates the stacks of `run` on its test set, which it places on the devices once.
 
     It returns {"examples", "members": [{"name", "role", "top1", "top5", "loss"} ...], "target_student", "ensemble"}:
@@ -30,9 +31,9 @@ def evaluator(run: Run) -> Callable[[Stacks], dict]:
     evaluation_step = parallel.DataParallel(
         make_evaluation_step(run.setup, run.method.ensemble), run.devices, donate=False
     )
-    names = run.setup.pool.member_names
+    names = run.spec.member_names
 
-    def evaluate(stacks: Stacks) -> dict:
+    def evaluate(stacks: Stacks) -> dict[str, Any]:
         parts = []
         with feed.evaluation(run.dataset, run.config, run.devices) as batches:
             for batch in batches:
@@ -44,59 +45,33 @@ def evaluator(run: Run) -> Callable[[Stacks], dict]:
         ]
         results = [{"name": name, "role": run.method.roles[i], **rows[i]} for i, name in enumerate(names)]
         summary = {"examples": int(sums.count), "members": results, "target_student": results[-1], "ensemble": rows[-1]}
-        if len(names) > 1 and len(run.setup.pool.stacks) == 1:
+        if len(names) > 1 and len(run.spec.stacks) == 1:
             summary["mean"] = {metric: float(np.mean([row[metric] for row in rows[:-1]])) for metric in rows[0]}
         return summary
 
     return evaluate
 
 
-def evaluation_table(title: str, result: dict) -> Table:
-    """The result of an evaluation as a table."""
-    joint = [{"name": name, "role": "all members"} | result[name] for name in ("mean", "ensemble") if name in result]
-    rows = [
-        (row["name"], row["role"], f"{row['top1']:.2%}", f"{row['top5']:.2%}", f"{row['loss']:.4f}")
-        for row in [*result["members"], *joint]
-    ]
-    return logs.table(title, ("member", "role", "top-1", "top-5", "loss"), rows)
-
-
-def evaluate_checkpoint(config: ConfigDict, workdir: Path, which: str, console: Console) -> None:
-    """Restores a checkpoint of `workdir`, evaluates it, prints the result, and writes it as JSON.
-
-    Args:
-        config: the pool and the data; must be those of the checkpoint.
-        workdir: of the run that was trained.
-        which: "latest", "best" or a step.
-        console: where to print.
+def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: Console) -> None:
+    """Evaluates the checkpoint `which` ("latest", "best" or a step) of `workdir`; prints the result, and writes it.
 
     Raises:
-        UserError: if there is no such checkpoint, or it is one of another pool.
+        UserError: if there is no such checkpoint, or its pool and data are not those of the config.
     """
-    devices = jax.local_devices()
-    validate(config, jax.device_count())
-    description = checkpoint.read_description(workdir)
-    if description is None:
-        raise UserError(f"--workdir={workdir} holds no run: there is no {checkpoint.DESCRIPTION} in it")
-    # normalised as in training, also where the constants were computed from a training split that is not this one
-    constants = {field: tuple(description[field]) for field in ("mean", "std")}
-    dataset = sets.load(config, logs.warn(console))._replace(**constants)
-    run = build(config, dataset, devices, members(config))
-    check_evaluable(run, description, workdir)
-    with checkpoint.open_manager(workdir, create=False) as manager:
-        step = checkpoint.find_step(manager, which)
-        _, params, batch_stats = checkpoint.restore_networks(manager, step, description, run.sharding, heads(run))
-    stacks = {name: StackState(params[name], batch_stats.get(name, {}), ()) for name in params}
-    result = {"step": step, "dataset": config.dataset, "split": config.eval_split} | evaluator(run)(stacks)
-    title = f"{config.dataset} {config.eval_split}: {result['examples']} examples, checkpoint of step {step} ({which})"
-    console.print(evaluation_table(title, result))
+    config, there = resolved.config, record.require(workdir)
+    dataset = sets.load(config, display.warner(console), resolved.plugins)
+    # normalised as in training, also where the constants were computed from another training split
+    run = build(resolved, dataset._replace(mean=there.mean, std=there.std), jax.local_devices())
+    record.require_evaluable(there, run.record(), resolved.models, workdir)
+    trained = checkpoint.restore_networks(workdir, there, which, run.sharding, resolved.plugins, heads(run))
+    result = {"step": trained.step, "dataset": config.dataset, "split": config.eval_split}
+    result |= evaluator(run)(trained.pool.stacks)
+    console.print(display.evaluation_table(result, which))
     if not hosts.is_main():
         return
-    path = workdir / f"evaluation_{step}.json"
-    try:
+    path = workdir / f"evaluation_{trained.step}.json"
+    with writing(f"--workdir={workdir}: the result"):
         path.write_text(json.dumps(result, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: the result cannot be written: {error}") from error
     console.print(f"written to {path}", soft_wrap=True)
 
 
@@ -105,4 +80,4 @@ def heads(run: Run) -> dict[str, Params]:
     if not run.method.ensemble:
         return {}
     stacks = abstract_state(run).stacks
-    return {name: stack.params for name, stack in stacks.items() if name not in run.setup.pool.architectures}
+    return {name: stack.params for name, stack in stacks.items() if name not in run.spec.architectures}

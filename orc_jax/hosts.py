@@ -21,9 +21,8 @@ SHUTDOWN_TIMEOUT = 30
 def join(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
     """Joins the processes of a run; to be called before anything else that uses JAX's devices.
 
-    Args:
-        coordinator: "host:port" of the first process, or "auto" under a scheduler that JAX knows.
-        num_processes, process_id: how many there are and which this is; None leaves it to the scheduler.
+    `coordinator` is "host:port" of the first process, or "auto" under a scheduler that JAX knows; None leaves how many
+    processes there are, and which this is, to the scheduler.
 
     Raises:
         UserError: if they cannot find each other.
@@ -51,15 +50,7 @@ def is_main() -> bool:
 
 
 def require_equal(value: Any, what: str) -> None:
-    """Checks that all processes hold the same value.
-
-    Args:
-        value: JSON-like, or anything whose `repr` tells it apart.
-        what: it is, for the message.
-
-    Raises:
-        RuntimeError: if they do not.
-    """
+    """Raises `RuntimeError`, which says `what` differs, unless all processes hold the same `value`, by its `repr`."""
     if jax.process_count() == 1:
         return
     digest = np.frombuffer(hashlib.sha256(repr(value).encode()).digest(), np.uint8)

@@ -4,37 +4,28 @@ python -m orc_jax.main --config configs/cifar100.py
 python -m orc_jax.main --config configs/cifar100.py --mode=evaluate --workdir=runs/cifar100_orc
 """
 
-import errno
 import os
 import re
 import runpy
-import sys
-from logging import CRITICAL, getLogger
 from pathlib import Path
-from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from orc_jax.errors import Interrupted, UserError, unknown
+from orc_jax import commands
+from orc_jax.errors import UserError, unknown
 
 # The configs that come along lie beside the package in the repository, and inside it once it is installed.
 CONFIGS = next(path for path in (Path(__file__).parents[i] / "configs" for i in (1, 0)) if path.is_dir())
 EMBEDDED_DEFAULT = CONFIGS / "digits.py"
-
-# What a full or lost disk makes of a write.
-STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, f"The config file; any field can be overridden: --config.seed=1. Default: {EMBEDDED_DEFAULT}."
 )
 WORKDIR = flags.DEFINE_string("workdir", "", "Where the run is kept. Default: runs/<dataset>_<method>.")
 MODE = flags.DEFINE_enum(
-    "mode",
-    "train",
-    ["train", "evaluate", "describe"],
-    "Train, evaluate a checkpoint, or print what would be trained.",
+    "mode", "train", ["train", "evaluate", "describe"], "Train, evaluate a checkpoint, or print what would be trained."
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which one to evaluate: latest, best, or a step.")
 RESUME = flags.DEFINE_enum(
@@ -58,69 +49,39 @@ CACHE = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.FATAL)  # TFDS and Orbax report a lot, and what fails is raised as well
-    getLogger("asyncio").setLevel(CRITICAL)
+    commands.quiet()
     console = Console()
     if len(argv) > 1:
-        fail(f"not understood: {' '.join(argv[1:])}. Overrides are written --config.field=value")
-    config = CONFIG.value
-    workdir = Path(WORKDIR.value or f"runs/{config.dataset}_{config.method}")
-    # Imported late, so that --help and mistakes in the flags are answered at once. TensorFlow, which only preparing a
-    # data set needs, is kept from reporting on itself and from looking for Google's cloud.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("NO_GCE_CHECK", "true")
-    import jax
-
-    from orc_jax import checkpoint, hosts
+        commands.fail(f"not understood: {' '.join(argv[1:])}. Overrides are written --config.field=value")
+    workdir = Path(WORKDIR.value or f"runs/{CONFIG.value.dataset}_{CONFIG.value.method}")
+    # Imported late, so that --help and mistakes in the flags are answered at once.
+    from orc_jax import hosts
+    from orc_jax.config import resolve
     from orc_jax.describe import describe
     from orc_jax.evaluate import evaluate_checkpoint
     from orc_jax.train import train
 
     keep_programs()
-    try:
+    with commands.reported(workdir, several=bool(COORDINATOR.value)):
         if COORDINATOR.value:
             hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
             console.quiet = not hosts.is_main()
         elif NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
             raise UserError("--num_processes and --process_id need --coordinator=host:port of the first process")
-        with checkpoint.without_stragglers():
-            if MODE.value == "train":
-                train(config, workdir, console, resume=RESUME.value)
-            elif MODE.value == "describe":
-                describe(config, workdir, console)
-            else:
-                evaluate_checkpoint(config, workdir, CHECKPOINT.value, console)
-    except jax.errors.JaxRuntimeError as error:
-        text = str(error).splitlines()[0][:300]
-        if "RESOURCE_EXHAUSTED" in text:
-            fail(
-                f"the memory of a device does not suffice: {text}. Less is needed with a smaller config.batch_size or "
-                "config.eval_batch_size, fewer or smaller networks, config.dtype=bfloat16, or more devices"
-            )
-        if jax.process_count() == 1:
-            raise
-        fail(
-            "a step that other processes take part in has failed, so one of them has probably ended. Start all of them "
-            f"again to go on from the last checkpoint ({text})",
-            status=1,
-        )
-    except UserError as error:
-        fail(str(error))
-    except Interrupted as error:
-        fail(str(error), error.status)
-    except OSError as error:
-        if error.errno not in STORAGE:
-            raise
-        fail(f"{error.filename or workdir}: {error.strerror}. The checkpoints there are kept; the same command goes on")
-    except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from the last checkpoint", status=130)
+        resolved = resolve(CONFIG.value)
+        if MODE.value == "train":
+            train(resolved, workdir, console, resume=RESUME.value)
+        elif MODE.value == "describe":
+            describe(resolved, workdir, console)
+        else:
+            evaluate_checkpoint(resolved, workdir, CHECKPOINT.value, console)
 
 
 def keep_programs() -> None:
     """Keeps compiled programs on disk, where `--compilation_cache` says, or JAX_COMPILATION_CACHE_DIR if it is set."""
     import jax
 
-    if CACHE.value and not jax.config.jax_compilation_cache_dir:
+    if CACHE.value and not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(Path(CACHE.value).expanduser().absolute()))
 
 
@@ -133,7 +94,7 @@ def parse(argv: list[str]) -> list[str]:
         argv = [argv[0], f"--config={EMBEDDED_DEFAULT}", *argv[1:]]
     path = EMBEDDED_DEFAULT if given is None else Path(given.partition(":")[0])
     if not path.is_file():
-        fail(f"--config={path}: there is no such file; the repository has some in configs/")
+        commands.fail(f"--config={path}: there is no such file; the repository has some in configs/")
     try:
         return app.parse_flags_with_usage(argv)
     except AttributeError:
@@ -142,7 +103,7 @@ def parse(argv: list[str]) -> list[str]:
         fields = flat(runpy.run_path(str(path))["get_config"]().to_dict())
         for override in re.findall(r"(?m)^--?config\.([\w.]+)", "\n".join(argv)):
             if override not in fields:
-                fail(str(unknown("--config: field", override, fields)))
+                commands.fail(str(unknown("--config: field", override, fields)))
         raise
 
 
@@ -160,14 +121,6 @@ def _config_path(argv: list[str]) -> str | None:
         if name in ("--config", "-config"):
             return value if equals else "".join(argv[i + 1 : i + 2])
     return None
-
-
-def fail(message: str, status: int = 2) -> NoReturn:
-    """Ends the program with one message."""
-    print(f"orc_jax: {message}", file=sys.stderr, flush=True)
-    if flags.FLAGS.is_parsed() and COORDINATOR.value and status in (1, 2):
-        os._exit(status)  # else JAX waits for the other processes, which wait for this one
-    sys.exit(status)
 
 
 def cli() -> None:

@@ -10,7 +10,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from orc_jax.pool import Params
+from orc_jax.models.network import Params
 
 
 def sgd_direction(momentum: float, nesterov: bool, weight_decay: float) -> optax.GradientTransformation:
@@ -18,7 +18,12 @@ def sgd_direction(momentum: float, nesterov: bool, weight_decay: float) -> optax
     transforms = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
     if momentum:
         transforms.append(optax.trace(momentum, nesterov))
-    return optax.chain(*transforms)
+    return optax.chain(*transforms) if transforms else optax.identity()
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The direction of the optimizer of a config."""
+    return sgd_direction(config.momentum, config.nesterov, config.weight_decay)
 
 
 def learning_rate_schedule(config: ConfigDict, steps_per_epoch: float, num_steps: int) -> optax.Schedule:

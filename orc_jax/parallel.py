@@ -17,6 +17,7 @@ from orc_jax import hosts
 
 AXIS = "data"
 PyTree = Any
+Devices = Sequence[Any]  # of `jax.Device`, which is no type for a checker
 
 
 # Options of the compiler, by platform. XLA:CPU gives most convolutions to YNNPACK, which takes up to three times as
@@ -25,15 +26,13 @@ COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUS
 
 
 class DataParallel:
-    """`step(state, data, batch)` over devices: state and data replicated, `batch` sharded, results replicated.
+    """`step(state, data, batch)` over devices: state, data and results replicated, `batch` sharded.
 
-    Args:
-        step: a function that reduces or gathers everything it returns over `AXIS`.
-        devices: of this process. With several processes the step runs on those of all.
-        donate: give the state's memory to the new state.
+    `step` reduces or gathers everything it returns over `AXIS`. It runs on the devices of all processes; those of this
+    one are given. With `donate` the state's memory goes to the new state.
     """
 
-    def __init__(self, step: Callable, devices: Sequence[jax.Device], *, donate: bool):
+    def __init__(self, step: Callable, devices: Devices, *, donate: bool):
         self.mapped = jax.pmap(
             step,
             axis_name=AXIS,
@@ -54,7 +53,8 @@ class DataParallel:
 
     def compile(self, *args) -> jax.stages.Compiled:
         """The program for arguments of these shapes."""
-        return self.lower(*args).compile(compiler_options=self._options)
+        options: Any = self._options
+        return self.lower(*args).compile(compiler_options=options)
 
     def __call__(self, *args):
         if self._options is None:
@@ -68,19 +68,19 @@ class DataParallel:
         return jax.block_until_ready(result) if self._waits else result
 
 
-def _all_devices(devices: Sequence[jax.Device]) -> Sequence[jax.Device]:
+def _all_devices(devices: Devices) -> Devices:
     """Those of all processes, in an order in which the shares of the batch are in the order of the processes."""
     if jax.process_count() == 1:
         return devices
     return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
 
 
-def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
+def replicated(devices: Devices) -> NamedSharding:
     """The sharding of a state that every device holds whole."""
     return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
 
 
-def sharded(devices: Sequence[jax.Device]) -> NamedSharding:
+def sharded(devices: Devices) -> NamedSharding:
     """The sharding of a batch `[devices, batch / devices, ...]`."""
     return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 

@@ -1,26 +1,86 @@
 """The pool: all networks of a run as stacked pytrees, applied by `vmap`.
 
-A *member* is one network. Members of one architecture form a *stack*: their parameters are one flat dict, such as
-`{"layer1.0.conv1.kernel": [members, 3, 3, 16, 16], ...}`, with a leading axis over the members of the stack. A pool's
-parameters (statistics, optimizer states ...) are a dict of stacks by architecture. Whatever is per member and of one
-shape, such as logits and masks, is one array in *member order*: 0 is the pivot teacher, the last is the target student.
+A *member* is one network; its number is its place in the run's pool, 0 the pivot teacher, the last the target student.
+Members of one architecture form a *stack*: their parameters are one flat dict, such as
+`{"layer1.0.conv1.kernel": [members, 3, 3, 16, 16], ...}`, with a row for each member of the stack. A `Pool` is some
+members together with their stacks; a part of it that was selected knows which members it holds, so that it can only be
+put back where it belongs. What is per member and of one shape, such as logits and masks, is one array in *member
+order*.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import struct
 
-from orc_jax import own, rngs
-from orc_jax.errors import UserError, require_choice
-from orc_jax.models import MODELS
+from orc_jax import plugins, rngs
+from orc_jax.errors import UserError
+from orc_jax.models import MODELS, Model
+from orc_jax.models.network import Network, Params, make_network
 
-Params = dict[str, jax.Array]
-PyTree = Any
-Pullback = Any  # a pytree of arrays [members, ...] that can be called, as `jax.vjp` returns it
-TARGET = 2**31 - 1  # stands for the position of the target student where its initial parameters are drawn
+TARGET = 2**31 - 1  # stands for the number of the target student where its initial parameters are drawn
+SOMEBODY = -1  # the number of a member that a traced value chose
+
+
+class Stack(NamedTuple):
+    """The members of one architecture: their numbers, in the order of the rows of the stacked arrays."""
+
+    name: str
+    network: Network
+    members: tuple[int, ...]
+
+
+class PoolSpec(NamedTuple):
+    """What is static about a pool. The order of stacks and members is that of the tuples, nowhere that of a dict."""
+
+    architectures: tuple[str, ...]  # in member order
+    members: tuple[int, ...]  # their numbers, increasing
+    stacks: tuple[Stack, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.members)
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """A unique name for each member, for logs: `("0_resnet56", "1_resnet44", ...)`."""
+        return names_of(self.architectures, self.members)
+
+    def positions(self, stack: Stack) -> tuple[int, ...]:
+        """Where the members of `stack` are in arrays in member order."""
+        return tuple(self.members.index(member) for member in stack.members)
+
+    def by_stack(self, vector: jax.Array) -> dict[str, jax.Array]:
+        """Splits `[members, ...]` in member order into one array per stack."""
+        return {stack.name: vector[jnp.array(self.positions(stack))] for stack in self.stacks}
+
+    def in_member_order(self, arrays: dict[str, jax.Array]) -> jax.Array:
+        """Concatenates one array per stack on the member axis, in member order: the inverse of `by_stack`."""
+        joined = jnp.concatenate([arrays[stack.name] for stack in self.stacks])
+        order = [position for stack in self.stacks for position in self.positions(stack)]
+        return joined if order == sorted(order) else joined[jnp.argsort(jnp.array(order))]
+
+    def select(self, members: Sequence[int]) -> "PoolSpec":
+        """That of some of the members. Raises `ValueError` for one that is not among them."""
+        if missing := set(members) - set(self.members):
+            raise ValueError(f"members {sorted(missing)} are not in this pool, which holds {self.members}")
+        kept = tuple(sorted(members))
+        stacks = [stack._replace(members=tuple(m for m in stack.members if m in kept)) for stack in self.stacks]
+        architectures = tuple(self.architectures[self.members.index(member)] for member in kept)
+        return PoolSpec(architectures, kept, tuple(stack for stack in stacks if stack.members))
+
+
+class StackState(struct.PyTreeNode):
+    """All that changes of a stack; every leaf is `[members, ...]`. A head (see `Outputs`) is a stack of one."""
+
+    params: Params
+    batch_stats: Params
+    opt_state: Any
+
+
+Stacks = dict[str, StackState]
 
 
 class Outputs(NamedTuple):
@@ -31,128 +91,117 @@ class Outputs(NamedTuple):
     heads: dict[str, Params]  # parameters of modules beside the members, which a loss may use too
 
 
-class Network(NamedTuple):
-    """One architecture as pure functions of one member; `vmap` makes them functions of a stack.
+class Pool(struct.PyTreeNode):
+    """Some members, or all, and their arrays. `stacks` has the heads of a method as well."""
 
-    init: key -> (params, batch_stats)
-    train: params, batch_stats, images -> (logits, features), batch_stats; batch normalisation by the batch
-    predict: params, batch_stats, images -> (logits, features); batch normalisation by the running statistics
-    """
-
-    init: Callable
-    train: Callable
-    predict: Callable
-
-
-class Stack(NamedTuple):
-    """The members of one architecture: their positions in the pool, and their rows in the stacked arrays."""
-
-    name: str
-    network: Network
-    members: tuple[int, ...]
-    rows: tuple[int, ...]
-
-
-class Pool(NamedTuple):
-    """What is static about a pool. The order of stacks and members is that of the tuples, nowhere that of a dict."""
-
-    architectures: tuple[str, ...]  # in member order
-    stacks: tuple[Stack, ...]
+    spec: PoolSpec = struct.field(pytree_node=False)
+    stacks: Stacks
 
     @property
     def size(self) -> int:
-        return len(self.architectures)
+        return self.spec.size
 
     @property
-    def member_names(self) -> tuple[str, ...]:
-        """A unique name for each member, for logs: `("0_resnet56", "1_resnet44", ...)`."""
-        return tuple(f"{i}_{name}" for i, name in enumerate(self.architectures))
+    def heads(self) -> dict[str, Params]:
+        """The parameters of the stacks that are no members'."""
+        return {name: s.params for name, s in self.stacks.items() if name not in self.spec.architectures}
+
+    def _rows(self, stack: Stack) -> jax.Array | None:
+        """The rows that members of `stack` have here; None is all of them."""
+        (whole,) = (one.members for one in self.spec.stacks if one.name == stack.name)
+        return None if stack.members == whole else jnp.array([whole.index(member) for member in stack.members])
+
+    def select(self, members: Sequence[int]) -> "Pool":
+        """Some of the members, without heads. Raises `ValueError` for one that is not in the pool."""
+        spec, stacks = self.spec.select(members), {}
+        for stack in spec.stacks:
+            rows, state = self._rows(stack), self.stacks[stack.name]
+            stacks[stack.name] = state if rows is None else jax.tree.map(lambda x, rows=rows: x[rows], state)
+        return Pool(spec=spec, stacks=stacks)
+
+    def put(self, part: "Pool") -> "Pool":
+        """The pool with the arrays of the members of `part` replaced: the inverse of `select`; raises as it."""
+        self.spec.select(part.spec.members)
+        stacks = dict(self.stacks)
+        for stack in part.spec.stacks:
+            rows, old, new = self._rows(stack), stacks[stack.name], part.stacks[stack.name]
+            set_rows = lambda x, y, rows=rows: x.at[rows].set(y)  # noqa: E731
+            stacks[stack.name] = new if rows is None else jax.tree.map(set_rows, old, new)
+        return self.replace(stacks=stacks)
+
+    def take_row(self, stack: Stack, row: jax.Array) -> "Pool":
+        """The member in a row of a stack. The row is a value, so that one program serves all."""
+        spec = PoolSpec((stack.name,), (SOMEBODY,), (stack._replace(members=(SOMEBODY,)),))
+        return Pool(spec, {stack.name: take_row(self.stacks[stack.name], row)})
+
+    def put_row(self, stack: Stack, row: jax.Array, one: "Pool") -> "Pool":
+        """The pool with the arrays of one member replaced: the inverse of `take_row`."""
+        replace = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, row, 0)  # noqa: E731
+        replaced = jax.tree.map(replace, self.stacks[stack.name], one.stacks[stack.name])
+        return self.replace(stacks=self.stacks | {stack.name: replaced})
+
+    def member(self, number: int) -> StackState:
+        """One member's state, without the member axis."""
+        ((_, state),) = self.select([number]).stacks.items()
+        return jax.tree.map(lambda x: x[0], state)
+
+    def with_weights(self, weights: Mapping[int, StackState]) -> "Pool":
+        """The pool with parameters and statistics of some members replaced, from `member` of other pools."""
+        pool = self
+        for number, state in weights.items():
+            part = pool.select([number])
+            ((name, own),) = part.stacks.items()
+            params, batch_stats = jax.tree.map(lambda x: x[None], (state.params, state.batch_stats))
+            pool = pool.put(part.replace(stacks={name: own.replace(params=params, batch_stats=batch_stats)}))
+        return pool
 
 
-def make_network(
-    architecture: str,
-    num_classes: int,
-    image_shape: tuple[int, int, int],
-    dtype: str,
-    axis_name: str | None,
-    convolution: Callable | None = None,
-) -> Network:
-    """The pure functions of the registered model `architecture`.
-
-    With `convolution`, such as `jax.lax.conv_general_dilated`, its convolutions are that and not those for a pool.
-    """
-    own.register_network("network", architecture)
-    require_choice("network", architecture, MODELS)
-
-    def build(key):
-        return MODELS[architecture](
-            num_classes, image_shape=image_shape, dtype=jnp.dtype(dtype), axis_name=axis_name, rngs=nnx.Rngs(key)
-        )
-
-    def flat(state):
-        return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
-
-    # The modules are built once, abstractly; all that is kept of them is their structure.
-    try:
-        model = nnx.eval_shape(build, jax.random.key(0))
-    except TypeError as error:
-        if not own.is_own(architecture):
-            raise
-        raise UserError(
-            f"{architecture} cannot be built as Model(num_classes, *, image_shape, dtype, axis_name, rngs): {error}"
-        ) from error
-    for _, module in nnx.iter_modules(model) if convolution else ():
-        if isinstance(module, nnx.Conv):
-            module.conv_general_dilated = convolution
-    paths = {".".join(map(str, path)): path for path in nnx.to_flat_state(nnx.state(model)).paths}
-    model.train()
-    training = nnx.graphdef(model)
-    model.eval()
-    predicting = nnx.graphdef(model)
-
-    def merge(graphdef, params, batch_stats):
-        leaves = {paths[name]: leaf for name, leaf in (params | batch_stats).items()}
-        return nnx.merge(graphdef, nnx.from_flat_state(leaves))
-
-    def init(key):
-        model = build(key)
-        return flat(nnx.state(model, nnx.Param)), flat(nnx.state(model, nnx.BatchStat))
-
-    def train(params, batch_stats, images):
-        model = merge(training, params, batch_stats)
-        outputs = model(images)
-        return outputs, flat(nnx.state(model, nnx.BatchStat))
-
-    def predict(params, batch_stats, images):
-        return merge(predicting, params, batch_stats)(images)
-
-    return Network(init, train, predict)
+def take_row(values: Any, row: jax.Array) -> Any:
+    """One row of one stack's values, as a stack of one: `[1, ...]`. The row is a value."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, row, 1), values)
 
 
-def make_pool(
+def names_of(architectures: Sequence[str], members: Sequence[int] | None = None) -> tuple[str, ...]:
+    """What members are called: by number, from 0 if none is given, and architecture."""
+    numbers = range(len(architectures)) if members is None else members
+    return tuple(f"{number}_{name}" for number, name in zip(numbers, architectures, strict=True))
+
+
+def make_spec(
     architectures: Sequence[str],
+    models: Mapping[str, Model] = MODELS,
     *,
     num_classes: int,
     image_shape: tuple[int, int, int],
-    dtype: str,
-    axis_name: str | None,
+    dtype: str = "float32",
+    axis_name: str | None = None,
     remat: bool = False,
-) -> Pool:
-    """A pool with one member per name in `architectures` (registered in `MODELS`), equal names stacked.
+) -> PoolSpec:
+    """A pool with one member per name in `architectures`, equal names stacked. Other arguments are the models'.
 
     With `remat` a backward pass repeats the member's forward pass instead of keeping it: the memory of a step grows
     with the largest member rather than with the pool.
+
+    Raises:
+        UserError: for a network of one's own that is not as it has to be.
     """
     stacks = []
     for name in dict.fromkeys(architectures):
         members = tuple(i for i, other in enumerate(architectures) if other == name)
-        network = make_network(name, num_classes, image_shape, dtype, axis_name)
-        if own.is_own(name):
+        try:
+            network = make_network(models[name], num_classes, image_shape, dtype, axis_name)
+        except TypeError as error:
+            if not plugins.is_own(name):
+                raise
+            raise UserError(
+                f"{name} cannot be built as Model(num_classes, *, image_shape, dtype, axis_name, rngs): {error}"
+            ) from error
+        if plugins.is_own(name):
             _check_outputs(name, network, num_classes, image_shape)
         if remat:
             network = network._replace(train=jax.checkpoint(network.train))
-        stacks.append(Stack(name, network, members, tuple(range(len(members)))))
-    return Pool(tuple(architectures), tuple(stacks))
+        stacks.append(Stack(name, network, members))
+    return PoolSpec(tuple(architectures), tuple(range(len(architectures))), tuple(stacks))
 
 
 def _check_outputs(name: str, network: Network, num_classes: int, image_shape: tuple[int, int, int]) -> None:
@@ -167,149 +216,15 @@ def _check_outputs(name: str, network: Network, num_classes: int, image_shape: t
         )
 
 
-def init(pool: Pool, seed: int | jax.Array) -> tuple[dict[str, Params], dict[str, Params]]:
-    """Initial (params, batch_stats) of all stacks.
+def init(spec: PoolSpec, seed: int | jax.Array) -> dict[str, tuple[Params, Params]]:
+    """Initial (params, batch_stats) by stack.
 
-    A member's depend on the seed and its position alone, the target student's on the seed: it starts alike in every
-    pool, so that methods which need pools of different sizes can be compared.
+    A member's depend on the seed and its number alone, the target student's on the seed: it starts alike in every pool,
+    so that methods which need pools of different sizes can be compared.
     """
-    params, batch_stats = {}, {}
-    for stack in pool.stacks:
-        positions = [TARGET if member == pool.size - 1 else member for member in stack.members]
-        keys = jnp.stack([rngs.stream_key(seed, "init", position) for position in positions])
-        params[stack.name], batch_stats[stack.name] = jax.vmap(stack.network.init)(keys)
-    return params, batch_stats
-
-
-def select(pool: Pool, members: Sequence[int]) -> Pool:
-    """The pool of some members of `pool`, renumbered from 0 in increasing order. Its arrays come from `take`.
-
-    A selected pool can be selected from in turn.
-    """
-    kept = sorted(members)
-    stacks = []
-    for stack in pool.stacks:
-        pairs = [(kept.index(member), row) for row, member in enumerate(stack.members) if member in kept]
-        if pairs:
-            new_members, rows = zip(*pairs, strict=True)
-            stacks.append(stack._replace(members=new_members, rows=rows))
-    return Pool(tuple(pool.architectures[m] for m in kept), tuple(stacks))
-
-
-def take(selected: Pool, stacks: dict[str, PyTree]) -> dict[str, PyTree]:
-    """The rows of the `selected` members out of the stacks of the pool they were selected from."""
-
-    def rows_of(stack, x):
-        return x if x.shape[0] == len(stack.rows) else x[jnp.array(stack.rows)]
-
-    return {s.name: jax.tree.map(lambda x, s=s: rows_of(s, x), stacks[s.name]) for s in selected.stacks}
-
-
-def put(selected: Pool, stacks: dict[str, PyTree], values: dict[str, PyTree]) -> dict[str, PyTree]:
-    """`stacks` with the rows of the `selected` members replaced by `values`: the inverse of `take`."""
-
-    def replace(stack, old, new):
-        return new if old.shape[0] == len(stack.rows) else old.at[jnp.array(stack.rows)].set(new)
-
-    replaced = {
-        s.name: jax.tree.map(lambda old, new, s=s: replace(s, old, new), stacks[s.name], values[s.name])
-        for s in selected.stacks
-    }
-    return stacks | replaced
-
-
-def take_row(values: PyTree, row: jax.Array) -> PyTree:
-    """One row of one stack's values, as a stack of one: `[1, ...]`. The row is a value: one program serves all."""
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, row, 1), values)
-
-
-def put_row(values: PyTree, row: jax.Array, new: PyTree) -> PyTree:
-    """One stack's `values` with one row replaced: the inverse of `take_row`."""
-    return jax.tree.map(lambda x, n: jax.lax.dynamic_update_slice_in_dim(x, n, row, 0), values, new)
-
-
-def one_member(stack: Stack) -> Pool:
-    """The pool of one member of `stack`, whichever it is."""
-    return Pool((stack.name,), (stack._replace(members=(0,), rows=(0,)),))
-
-
-def take_member(pool: Pool, stacks: dict[str, PyTree], member: int) -> PyTree:
-    """One member's values, without the member axis."""
-    stack = next(s for s in pool.stacks if member in s.members)
-    row = stack.rows[stack.members.index(member)]
-    return jax.tree.map(lambda x: x[row], stacks[stack.name])
-
-
-def by_stack(pool: Pool, vector: jax.Array) -> dict[str, jax.Array]:
-    """Splits `[members, ...]` in member order into one array per stack."""
-    return {stack.name: vector[jnp.array(stack.members)] for stack in pool.stacks}
-
-
-def in_member_order(pool: Pool, stacks: dict[str, jax.Array]) -> jax.Array:
-    """Concatenates one array per stack on the member axis, in member order: the inverse of `by_stack`."""
-    joined = jnp.concatenate([stacks[stack.name] for stack in pool.stacks])
-    order = [member for stack in pool.stacks for member in stack.members]
-    if order == sorted(order):
-        return joined
-    return joined[jnp.argsort(jnp.array(order))]
-
-
-def train(
-    pool: Pool, params: dict[str, Params], batch_stats: dict[str, Params], images: jax.Array
-) -> tuple[Outputs, dict[str, Pullback], dict[str, Params]]:
-    """All members in training mode.
-
-    Each member's pass is differentiated by itself, inside the `vmap`: what a pullback keeps of the pass is stacked like
-    all else, so that one member's can be taken out of it.
-
-    Args:
-        pool: the members.
-        params, batch_stats: by stack. Parameters of no stack of the pool are those of heads, and handed on.
-        images: `[batch, height, width, channels]` for all members, or `[members, batch, height, width, channels]`.
-
-    Returns:
-        The outputs, a pullback for each stack (see `gradients`), and the moved statistics of the stacks.
-    """
-    logits, features, pullbacks, moved = {}, {}, {}, dict(batch_stats)
-    for stack in pool.stacks:
-
-        def of_one(params, batch_stats, images, stack=stack):
-            return jax.vjp(lambda params: stack.network.train(params, batch_stats, images), params, has_aux=True)
-
-        views, axis = _views(stack, images)
-        passed = jax.vmap(of_one, in_axes=(0, 0, axis))(params[stack.name], batch_stats[stack.name], views)
-        (logits[stack.name], features[stack.name]), pullbacks[stack.name], moved[stack.name] = passed
-    return Outputs(in_member_order(pool, logits), features, _heads(pool, params)), pullbacks, moved
-
-
-def gradients(pool: Pool, pullbacks: dict[str, Pullback], cotangent: Outputs) -> dict[str, Params]:
-    """The gradients of the members' parameters by stack, and those of the heads, which are their cotangents.
-
-    Args:
-        pool: the members.
-        pullbacks: of their pass, from `train`.
-        cotangent: of the outputs of `train`.
-    """
-    pull = jax.vmap(lambda pullback, logits, features: pullback((logits, features))[0])
-    logits = by_stack(pool, cotangent.logits)
-    grads = {name: pull(pullbacks[name], logits[name], cotangent.features[name]) for name in logits}
-    return cotangent.heads | grads
-
-
-def predict(pool: Pool, params: dict[str, Params], batch_stats: dict[str, Params], images: jax.Array) -> Outputs:
-    """All members in evaluation mode; arguments as of `train`."""
-    logits, features = {}, {}
-    for stack in pool.stacks:
-        views, axis = _views(stack, images)
-        apply = jax.vmap(stack.network.predict, in_axes=(0, 0, axis))
-        logits[stack.name], features[stack.name] = apply(params[stack.name], batch_stats[stack.name], views)
-    return Outputs(in_member_order(pool, logits), features, _heads(pool, params))
-
-
-def _views(stack: Stack, images: jax.Array) -> tuple[jax.Array, int | None]:
-    return (images, None) if images.ndim == 4 else (images[jnp.array(stack.members)], 0)
-
-
-def _heads(pool: Pool, params: dict[str, Params]) -> dict[str, Params]:
-    stacks = {stack.name for stack in pool.stacks}
-    return {name: value for name, value in params.items() if name not in stacks}
+    weights = {}
+    for stack in spec.stacks:
+        numbers = [TARGET if member == spec.size - 1 else member for member in stack.members]
+        keys = jnp.stack([rngs.stream_key(seed, "init", number) for number in numbers])
+        weights[stack.name] = jax.vmap(stack.network.init)(keys)
+    return weights

@@ -1,18 +1,19 @@
-"""Members that a method takes as already trained, above all the pivot teacher: from a checkpoint, or trained first."""
+"""What comes before a run: members that are trained already, or trained first, and runs that give their weights."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
-from orc_jax import checkpoint
+from orc_jax import hosts
 from orc_jax.errors import UserError
-from orc_jax.methods.base import Stage
-from orc_jax.pool import Params, put, select, take, take_member
-from orc_jax.run import Run, build, check_resumable, fits
-from orc_jax.step import Stacks
+from orc_jax.pool import Pool, StackState
+from orc_jax.run import Run, build
+from orc_jax.step import init_state
+from orc_jax.workdir import checkpoint, record
+from orc_jax.workdir.files import locked
 
 
 class Source(NamedTuple):
@@ -42,19 +43,11 @@ def plan(run: Run, workdir: Path) -> list[Source]:
         elif i == 0 and not config.pretrain_epochs:
             continue
         else:
-            stage_run = _stage_run(run, stage, config.pretrain_epochs if i == 0 else config.num_epochs)
-            check_resumable(stage_run, checkpoint.read_description(folder), folder)
+            resolved = run.resolved.stage(stage, config.pretrain_epochs if i == 0 else config.num_epochs)
+            stage_run = build(resolved, run.dataset, run.devices)
+            record.require_resumable(record.read(folder), stage_run.record(), folder)
         sources.append(Source(folder, stage.members, stage_run, stage.name))
     return sources
-
-
-def _stage_run(run: Run, stage: Stage, num_epochs: int) -> Run:
-    architectures = [run.setup.pool.architectures[member] for member in stage.members]
-    config = run.config.copy_and_resolve_references()
-    config.method, config.num_epochs, config.pivot_checkpoint = stage.method, num_epochs, ""
-    config.teacher, config.student, config.num_networks = architectures[0], architectures[-1], len(architectures)
-    config.assistants = ",".join(architectures[1:-1])
-    return build(config, run.dataset, run.devices, architectures)
 
 
 def find_members(run: Run, source: Path, members: Sequence[int], field: str = "") -> dict[int, int]:
@@ -67,56 +60,76 @@ def find_members(run: Run, source: Path, members: Sequence[int], field: str = ""
         UserError: if there is no run in `source`, or it has no such networks for these data.
     """
     field = field or f"config.pivot_checkpoint={str(source)!r}"
-    description = checkpoint.read_description(source)
-    if description is None:
-        raise UserError(f"{field}: holds no run (no {checkpoint.DESCRIPTION}); accepted is the workdir of a run")
-    there, here = description["image_shape"], run.dataset.image_shape
-    classes = description["num_classes"]
-    if there[-1] != here[-1] or classes != run.dataset.num_classes:
-        raise UserError(
-            f"{field}: its networks are for {there[-1]} channels and {classes} classes, but {run.dataset.name} has "
-            f"{here[-1]} and {run.dataset.num_classes}"
-        )
-    constants = ([description["mean"], description["std"]], [list(run.setup.mean), list(run.setup.std)])
-    if not np.allclose(*constants, atol=0.01):
-        raise UserError(
-            f"{field}: its images were normalised with mean, std {constants[0]}, but here they are with "
-            f"{constants[1]}; config.mean and config.std can be set"
-        )
-    free = list(enumerate(description["members"]))
+    there, here = record.read(source), run.record()
+    if there is None:
+        raise UserError(f"{field}: holds no run (no {record.FILE}); accepted is the workdir of a run")
+    record.require_same_images(there, here, field, run.dataset.name)
+    free = list(enumerate(there.architectures))
     found = {}
     for member in members:
-        architecture = run.setup.pool.architectures[member]
+        architecture = here.architectures[member]
         match = next((pair for pair in free if pair[1] == architecture), None)
         if match is None:
             raise UserError(
-                f"{field}: needed is a trained {architecture}, but its pool is {', '.join(description['members'])}"
+                f"{field}: needed is a trained {architecture}, but its pool is {', '.join(there.architectures)}"
             )
-        if not fits(description, architecture, run.dataset.image_shape):
-            raise UserError(f"{field}: its {architecture} is for images of {there}, but {run.dataset.name} has {here}")
+        if not there.fits(run.resolved.models[architecture], here.image_shape):
+            raise UserError(
+                f"{field}: its {architecture} is for images of {there.image_shape}, but {run.dataset.name} has "
+                f"{here.image_shape}"
+            )
         free.remove(match)
         found[member] = match[0]
     return found
 
 
-def load_members(run: Run, source: Path, members: Sequence[int], field: str = "") -> dict[int, tuple[Params, Params]]:
-    """(params, batch_stats) of `members` of `run`, from the latest checkpoint of the run in `source`.
+def load_members(run: Run, source: Path, members: Sequence[int], field: str = "") -> dict[int, StackState]:
+    """The weights of `members` of `run`, from the latest checkpoint of the run in `source`.
 
     Raises:
         UserError: as `find_members`, and if the checkpoint cannot be read.
     """
     found = find_members(run, source, members, field)
-    with checkpoint.open_manager(source, create=False) as manager:
-        step = checkpoint.find_step(manager, "latest")
-        pool, *values = checkpoint.restore_networks(manager, step, checkpoint.read_description(source), run.sharding)
-    return {member: tuple(take_member(pool, value, other) for value in values) for member, other in found.items()}
+    own = run.resolved.plugins
+    trained = checkpoint.restore_networks(source, record.require(source), "latest", run.sharding, own)
+    return {member: trained.pool.member(other) for member, other in found.items()}
 
 
-def insert_members(run: Run, stacks: Stacks, members: dict[int, tuple[Params, Params]]) -> Stacks:
-    """`stacks` with the parameters and statistics of some members replaced; their optimizer starts anew."""
-    for member, (params, batch_stats) in members.items():
-        selected = select(run.setup.pool, [member])
-        ((name, stack),) = take(selected, stacks).items()
-        params, batch_stats = jax.tree.map(lambda x: x[None], (params, batch_stats))
-        stacks = put(selected, stacks, {name: stack.replace(params=params, batch_stats=batch_stats)})
-    return stacks
+def start_from_weights(run: Run, workdir: Path, warn: Callable[[str], None]) -> None:
+    """For `--resume=weights`: a new run starts from the weights of the run in `workdir`, and in its place.
+
+    `run` is put there at step 0. The old run becomes `<workdir>.1` (or `.2` ...), whole. Nothing is done if `run`
+    itself is what lies in `workdir`: the same command can be given again to go on.
+
+    Raises:
+        UserError: if there is no run in `workdir`, or its networks are not those of `run`.
+    """
+    if hosts.is_main():
+        _start(run, workdir, warn)
+    hosts.require_equal(workdir.name, "their workdir")  # waits for it
+
+
+def _start(run: Run, workdir: Path, warn: Callable[[str], None]) -> None:
+    new = workdir.with_name(workdir.name + ".new")
+    if new.exists() and not workdir.exists():
+        new.rename(workdir)  # an interruption came between the two moves below
+        return
+    there, here = record.read(workdir), run.record()
+    if there is None:
+        raise UserError(f"--resume=weights: --workdir={workdir} holds no run whose weights could be taken")
+    if not record.differences(there, here):
+        return
+    with locked(workdir):
+        trained = load_members(run, workdir, range(run.spec.size), field=f"--workdir={str(workdir)!r}")
+        state = init_state(run.setup, run.method, run.config.seed)
+        pool = Pool(spec=run.spec, stacks=state.stacks).with_weights(trained)
+        state = state.replace(stacks=pool.stacks)
+        shutil.rmtree(new, ignore_errors=True)
+        record.write(new, here)
+        with checkpoint.open_manager(new, create=True) as manager:
+            checkpoint.save(manager, int(state.step), jax.device_get(state), here)
+            checkpoint.finish(manager)
+        old = next(p for i in range(1, 10_000) if not (p := workdir.with_name(f"{workdir.name}.{i}")).exists())
+        workdir.rename(old)
+        new.rename(workdir)
+    warn(f"the run in {workdir} is now {old}; a new one starts from its weights")

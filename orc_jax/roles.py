@@ -24,8 +24,23 @@ def top_k_mask(losses: jax.Array, k: int) -> jax.Array:
     Returns:
         bool `[members]`, exactly `k` of them true.
     """
-    _, best = jax.lax.top_k(-_worst_if_not_finite(losses), k)
+    _, best = jax.lax.top_k(-jnp.where(jnp.isfinite(losses), losses, jnp.inf), k)
     return jnp.zeros(losses.shape, bool).at[best].set(True)
+
+
+def hand_back(losses: jax.Array, fraction: float) -> tuple[jax.Array, jax.Array]:
+    """The samples of a batch that the students find hard and hand back.
+
+    Args:
+        losses: `[students, batch]`, cross-entropy of each student on each sample.
+        fraction: size of the set over that of the batch.
+
+    Returns:
+        How many each student hands back, and which: see `feedback_shares` and `feedback_indices`.
+    """
+    size = max(1, round(fraction * losses.shape[1]))
+    shares = feedback_shares(losses.mean(1), size)
+    return shares, feedback_indices(losses, shares, size)
 
 
 def feedback_shares(scores: jax.Array, size: int) -> jax.Array:
@@ -83,7 +98,3 @@ def gate(learns: jax.Array, new: Tree, old: Tree) -> Tree:
         new, old: trees of arrays `[members, ...]`.
     """
     return jax.tree.map(lambda n, o: jnp.where(learns.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
-
-
-def _worst_if_not_finite(losses: jax.Array) -> jax.Array:
-    return jnp.where(jnp.isfinite(losses), losses, jnp.inf)

@@ -1,104 +1,102 @@
 """A run, built from its config: the parts that training and evaluation share, none of which changes."""
 
-import importlib.metadata
 import json
-import platform
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import math
 from typing import NamedTuple
 
 import jax
-from ml_collections import ConfigDict
+from jax.sharding import NamedSharding
+from ml_collections import FrozenConfigDict
 
-import orc_jax
 from orc_jax import optim, parallel, step
-from orc_jax.config import build_method, flat, lr_multipliers
+from orc_jax.config import Resolved
+from orc_jax.data import augment
 from orc_jax.data.batches import last_step
-from orc_jax.data.sets import Dataset
-from orc_jax.errors import UserError
+from orc_jax.data.types import Dataset
 from orc_jax.methods.base import Method
-from orc_jax.pool import make_network, make_pool
-
-# What may differ between the config of a run and that of the command which resumes it.
-FREE_FIELDS = (
-    "data_dir",
-    "pivot_checkpoint",
-    "eval_batch_size",
-    "eval_every_epochs",
-    "checkpoint_every_steps",
-    "log_every_steps",
-    "log_to",
-    "on_divergence",
-    "remat",
-    "stream.num_workers",
-)
-# What must agree for a checkpoint to be evaluated, and what describes its pool.
-EVALUATED_FIELDS = ("method", "dataset", "dtype")
-POOL_FIELDS = ("teacher", "student", "num_networks", "assistants")
+from orc_jax.parallel import Devices
+from orc_jax.pool import PoolSpec, make_spec
+from orc_jax.verbs import Setup
+from orc_jax.workdir import record
+from orc_jax.workdir.record import Record
 
 
 class Run(NamedTuple):
     """What is fixed about a run before it starts."""
 
-    config: ConfigDict
+    resolved: Resolved
     dataset: Dataset
-    devices: Sequence[jax.Device]
-    method: Method
-    setup: step.Setup
-    num_steps: int
+    devices: Devices  # of this process
+    setup: Setup
 
     @property
-    def sharding(self):
+    def config(self) -> FrozenConfigDict:
+        return self.resolved.config
+
+    @property
+    def method(self) -> Method:
+        return self.resolved.method
+
+    @property
+    def spec(self) -> PoolSpec:
+        return self.setup.spec
+
+    @property
+    def num_steps(self) -> int:
+        return self.setup.num_steps
+
+    @property
+    def sharding(self) -> NamedSharding:
+        """Of the state, which every device holds whole."""
         return parallel.replicated(self.devices)
 
-    def description(self) -> dict:
-        """What is kept beside the run's checkpoints: resolved config, pool, data and versions."""
-        packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-        versions = {"orc_jax": orc_jax.__version__}
-        versions |= {name: importlib.metadata.version(name) for name in packages}
-        return {
-            "config": json.loads(self.config.to_json()),
-            "members": list(self.setup.pool.architectures),
-            "num_classes": self.dataset.num_classes,
-            "class_names": list(self.dataset.class_names),
-            "num_train": self.dataset.num_train,
-            "image_shape": list(self.dataset.image_shape),
-            "mean": list(self.setup.mean),
-            "std": list(self.setup.std),
-            "eval_crop": self.config.stream.eval_crop if self.dataset.is_streamed else None,
-            "versions": versions | {"python": platform.python_version()},
-            "devices": [device.device_kind for device in self.devices],
-        }
+    def record(self) -> Record:
+        """What is kept beside the run's checkpoints."""
+        return Record(
+            config=json.loads(self.config.to_json()),
+            architectures=self.spec.architectures,
+            num_classes=self.dataset.num_classes,
+            class_names=self.dataset.class_names,
+            num_train=self.dataset.num_train,
+            image_shape=self.dataset.image_shape,
+            mean=self.setup.mean,
+            std=self.setup.std,
+            eval_crop=self.config.stream.eval_crop if self.dataset.is_streamed else None,
+            versions=record.versions(),
+            devices=tuple(device.device_kind for device in self.devices),
+        )
 
 
-def build(config: ConfigDict, dataset: Dataset, devices: Sequence[jax.Device], architectures: Sequence[str]) -> Run:
-    """A run of the members `architectures` on `dataset`. Compiles nothing and writes nothing."""
+def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str | None = parallel.AXIS) -> Run:
+    """The run of a config on a data set and on devices of this process. Compiles nothing and writes nothing.
+
+    `axis_name` is the mapped axis of its step; None for a step that is not mapped, on one device.
+    """
+    config, method = resolved.config, resolved.method
     num_steps = last_step(config.num_epochs, config.batch_size, dataset.num_train)
-    pool = make_pool(
-        architectures,
+    spec = make_spec(
+        resolved.architectures,
+        resolved.models,
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
         dtype=config.dtype,
-        axis_name=parallel.AXIS,
+        axis_name=axis_name,
         remat=config.remat,
     )
-    method = build_method(config, architectures)
-    setup = step.Setup(
-        pool=pool,
+    setup = Setup(
+        spec=spec,
         image_shape=dataset.image_shape,
-        optimizer=optim.sgd_direction(config.momentum, config.nesterov, config.weight_decay),
+        optimizer=optim.optimizer(config),
         learning_rate=optim.learning_rate_schedule(config, dataset.num_train / config.batch_size, num_steps),
-        lr_multipliers=lr_multipliers(config),
+        lr_multipliers=resolved.lr_multipliers,
+        augment=augment.none if dataset.is_streamed else augment.of_memory(config),
         mean=dataset.mean,
         std=dataset.std,
-        # the images of a streamed set come augmented
-        crop_padding=0 if dataset.is_streamed else config.crop_padding,
-        flip=config.flip and not dataset.is_streamed,
         views=method.views,
         num_steps=num_steps,
-        axis_name=parallel.AXIS,
+        axis_name=axis_name,
     )
-    return Run(config, dataset, devices, method, setup, num_steps)
+    return Run(resolved, dataset, devices, setup)
 
 
 def abstract_state(run: Run) -> step.TrainState:
@@ -106,78 +104,10 @@ def abstract_state(run: Run) -> step.TrainState:
     return jax.eval_shape(lambda: step.init_state(run.setup, run.method, 0))
 
 
-def fits(description: dict, architecture: str, image_shape: Sequence[int]) -> bool:
-    """Whether a network of the run that `description` describes has the parameters for images of `image_shape`."""
-    shapes = []
-    for shape in (description["image_shape"], image_shape):
-        network = make_network(architecture, description["num_classes"], tuple(shape), "float32", None)
-        shapes.append(jax.tree.map(lambda x: x.shape, jax.eval_shape(network.init, jax.random.key(0))))
-    return shapes[0] == shapes[1]
-
-
-def check_resumable(run: Run, description: dict | None, workdir: Path) -> None:
-    """Checks that `run` may go on from what lies in `workdir`, which `description` describes, if there is anything.
-
-    Raises:
-        UserError: listing what differs and must not.
-    """
-    if description is None:
-        return
-    if "imported" in description:
-        raise UserError(
-            f"--workdir={workdir} holds imported weights, not a run that could go on. Give it as "
-            "config.pivot_checkpoint, and another --workdir"
-        )
-    here = run.description()
-    fields = (flat(description["config"]) | flat(here["config"])).keys() - set(FREE_FIELDS)
-    lines = _differing_fields(description, here, fields)
-    lines += _differing_data(description, here, ("num_classes", "class_names", "image_shape", "num_train"))
-    if lines:
-        raise UserError(
-            f"--workdir={workdir} holds another run:\n"
-            + "\n".join(lines)
-            + "\nGive the same fields to go on, another --workdir to start anew, or --resume=weights to start a new "
-            "run here from the weights of that one, which is kept."
-        )
-
-
-def check_evaluable(run: Run, description: dict, workdir: Path) -> None:
-    """Checks that checkpoints of the run in `workdir`, which `description` describes, can be evaluated as `run`.
-
-    Raises:
-        UserError: listing what differs and must not.
-    """
-    here = run.description()
-    fields = EVALUATED_FIELDS
-    if description["members"] != here["members"]:
-        fields += POOL_FIELDS
-    lines = _differing_fields(description, here, set(fields) & description["config"].keys())
-    lines += _differing_data(description, here, ("num_classes", "class_names"))
-    if not lines and not all(fits(description, name, here["image_shape"]) for name in set(here["members"])):
-        lines += _differing_data(description, here, ("image_shape",))
-    if lines:
-        raise UserError(
-            f"--workdir={workdir} holds another run:\n" + "\n".join(lines) + "\nGive the same fields to evaluate it."
-        )
-
-
-def _differing_fields(there: dict, here: dict, fields: Iterable[str]) -> list[str]:
-    values, others = flat(here["config"]), flat(there["config"])
-    differing = [field for field in sorted(fields) if values.get(field) != others.get(field)]
-    lines = [f"  config.{field}: {others.get(field)!r} there, {values.get(field)!r} here" for field in differing]
-    if there["members"] != here["members"]:
-        lines.append(f"  pool: {', '.join(there['members'])} there, {', '.join(here['members'])} here")
-    return lines
-
-
-def _differing_data(there: dict, here: dict, keys: Sequence[str]) -> list[str]:
-    lines = []
-    for key in keys:
-        if key == "class_names" and (not there[key] or len(there[key]) != len(here[key])):
-            continue  # imported weights do not know their names; other numbers are told by num_classes
-        if there[key] != here[key]:
-            value, other = here[key], there[key]
-            if key == "class_names":
-                value, other = next(pair for pair in zip(value, other, strict=True) if pair[0] != pair[1])
-            lines.append(f"  {key}: {other!r} there, {value!r} here")
-    return lines
+def parameter_counts(run: Run) -> dict[str, int]:
+    """The parameters of one member, by architecture."""
+    stacks = abstract_state(run).stacks
+    return {
+        name: sum(math.prod(x.shape[1:]) for x in stacks[name].params.values())
+        for name in dict.fromkeys(run.spec.architectures)
+    }

@@ -28,20 +28,23 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-from orc_jax import config, parallel
+from orc_jax import parallel
+from orc_jax.config import default, resolve
 from orc_jax.cost import flops
-from orc_jax.data.sets import Dataset, Images
+from orc_jax.data.types import Dataset, Images
 from orc_jax.models import ladder, layers
+from orc_jax.pool import Pool
 from orc_jax.run import build
-from orc_jax.step import TrainState, init_state, make_train_step, predict
+from orc_jax.step import TrainState, init_state, make_train_step
+from orc_jax.verbs import predict
 
 POOLS = {
     "default": ("resnet56", *ladder("resnet56", "resnet20", 3), "resnet20"),
@@ -56,6 +59,9 @@ PEAKS = {
     "H200": {"float32": 495e12, "bfloat16": 989e12, "bytes": 4.8e12},
     "A100": {"float32": 156e12, "bfloat16": 312e12, "bytes": 2.0e12},
 }
+
+
+Name = TypeVar("Name")
 
 
 class Program(NamedTuple):
@@ -96,14 +102,16 @@ def prepare(
         size: of the images, in pixels.
         remat: `config.remat`.
     """
-    fields = config.default()
+    fields = default()
     fields.method, fields.dtype, fields.batch_size, fields.remat = method, dtype, batch, remat
+    fields.teacher, fields.student, fields.num_networks = architectures[0], architectures[-1], len(architectures)
+    fields.assistants = ",".join(architectures[1:-1])
     fields.orc.temporary_teacher_logits = variant
     rng = np.random.default_rng(0)
     shape = (size, size, 3)
     images = Images(rng.integers(0, 256, (batch, *shape), np.uint8), rng.integers(0, 100, batch, np.int32))
     dataset = Dataset("random", images, images, tuple(map(str, range(100))), shape, (0.5,) * 3, (0.25,) * 3)
-    run = build(fields, dataset, jax.local_devices()[:num_devices], architectures)
+    run = build(resolve(fields, num_devices), dataset, jax.local_devices()[:num_devices])
     state = jax.device_put(init_state(run.setup, run.method, 0), run.sharding)
     data = jax.device_put(images, run.sharding)
     step = make_train_step(run.setup, run.method.iterate)
@@ -113,7 +121,7 @@ def prepare(
 
     def forward(state: TrainState, data: Images, indices: jax.Array):
         normalized = (data.images[indices] / 255.0 - 0.5) / 0.25
-        return parallel.mean(predict(run.setup.pool, state.stacks, normalized).logits, parallel.AXIS)
+        return parallel.mean(predict(Pool(spec=run.spec, stacks=state.stacks), normalized).logits, parallel.AXIS)
 
     function = forward if forward_only else several if num_steps > 1 else step
     args = state, data, parallel.shard(np.arange(batch, dtype=np.int32), num_devices)
@@ -121,7 +129,8 @@ def prepare(
     started = time.perf_counter()
     compiled = mapped.compile(*args)
     seconds = time.perf_counter() - started
-    memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
+    memory: Any = compiled.memory_analysis()
+    analysis: Any = compiled.cost_analysis()
     arguments = memory.argument_size_in_bytes
     total = arguments + memory.output_size_in_bytes + memory.temp_size_in_bytes
     operations = flops(mapped.mapped, *args) / num_devices
@@ -129,7 +138,7 @@ def prepare(
     return Program(lambda: compiled(*args), seconds, total, arguments, operations, accessed)
 
 
-def measure(programs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def measure(programs: Mapping[Name, Callable[[], object]], repeats: int) -> dict[Name, float]:
     """Median seconds of each program, their runs interleaved.
 
     Each run follows one of the same program that is not timed, as in training: another may have taken the memory and
@@ -156,7 +165,9 @@ def roofline(program: Program, dtype: str) -> float | None:
     """The seconds that the device's peaks allow, or None for a device that `PEAKS` does not know."""
     kind = jax.devices()[0].device_kind
     peaks = next((peaks for name, peaks in PEAKS.items() if name in kind), None)
-    return peaks and max(program.flops / peaks[dtype], program.bytes / peaks["bytes"])
+    if peaks is None:
+        return None
+    return max(program.flops / peaks[dtype], program.bytes / peaks["bytes"])
 
 
 @contextlib.contextmanager
@@ -166,6 +177,7 @@ def torch_iteration(architectures: Sequence[str], batch: int, dtype: str, name: 
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
         def run():
+            assert process.stdin is not None and process.stdout is not None
             print(name, file=process.stdin, flush=True)
             if process.stdout.readline() != "done\n":
                 raise RuntimeError("the process of PyTorch ended; --no_torch leaves it out")

@@ -11,10 +11,11 @@ import time
 import jax
 import jax.numpy as jnp
 
-from orc_jax import pool
 from orc_jax.losses import cross_entropy
 from orc_jax.models import LARGE, MODELS, layers
 from orc_jax.parallel import COMPILER_OPTIONS
+from orc_jax.pool import Pool, StackState, init, make_spec
+from orc_jax.verbs import forward, gradients
 from scripts.bench import measure
 
 FAMILIES = (
@@ -37,16 +38,17 @@ FAMILIES = (
 def prepare(model: str, members: int, batch: int, image_size: int):
     """A compiled forward and backward pass of `members` networks on one batch, and the seconds it took to compile."""
     shape = (image_size, image_size, 3)
-    networks = pool.make_pool([model] * members, num_classes=100, image_shape=shape, dtype="float32", axis_name=None)
-    params, batch_stats = jax.jit(lambda: pool.init(networks, 0))()
+    spec = make_spec([model] * members, num_classes=100, image_shape=shape)
+    params, batch_stats = jax.jit(lambda: init(spec, 0)[model])()
     images = jax.random.normal(jax.random.key(1), (batch, *shape))
     labels = jax.random.randint(jax.random.key(2), (batch,), 0, 100)
 
     def step(params):
-        outputs, pullbacks, moved = pool.train(networks, params, batch_stats, images)
+        stack = StackState(params=params, batch_stats=batch_stats, opt_state=())
+        passed = forward(Pool(spec=spec, stacks={model: stack}), images)
         loss = lambda logits: cross_entropy(logits, labels).mean(1).sum()  # noqa: E731
-        cotangent = jax.tree.map(jnp.zeros_like, outputs)._replace(logits=jax.grad(loss)(outputs.logits))
-        return pool.gradients(networks, pullbacks, cotangent), moved
+        cotangent = jax.tree.map(jnp.zeros_like, passed.outputs)._replace(logits=jax.grad(loss)(passed.logits))
+        return gradients(passed, cotangent), passed.batch_stats
 
     lowered = jax.jit(step, compiler_options=COMPILER_OPTIONS.get(jax.default_backend())).lower(params)
     started = time.perf_counter()

@@ -87,7 +87,8 @@ def measurements(records: folder.Records, size: int, args: argparse.Namespace) -
         return rate(plain_loop(records, size, args.batch), args.batch, args.seconds, warm_up=1)
 
     def pipeline(num_workers: int) -> Rate:
-        source = stream.TrainExamples(records, 0, args.batch, 10**9, 0, size, AREA, flip=True, skip_corrupt=False)
+        augment = functools.partial(decode.random_resized_crop, size=size, area=AREA, flip=True)
+        source = stream.TrainExamples(records, 0, args.batch, 10**9, 0, augment, skip_corrupt=False)
         with stream.batches(source, args.batch, num_workers) as batches:
             return rate(batches, args.batch, args.seconds, warm_up=4 * max(1, num_workers))
 

@@ -22,18 +22,21 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from orc_jax import checkpoint, logs, main, pretrained
-from orc_jax import config as configs
+from orc_jax import commands, main, pretrained
+from orc_jax.config import Resolved, resolve
 from orc_jax.data import sets
 from orc_jax.describe import forward_flops, step_flops
-from orc_jax.errors import UserError, require, require_choice
+from orc_jax.errors import require, require_choice
 from orc_jax.methods import METHODS
-from orc_jax.run import FREE_FIELDS, build
+from orc_jax.pool import names_of
+from orc_jax.run import build
 from orc_jax.train import train
+from orc_jax.workdir import metrics, record
+from orc_jax.workdir.files import replace_text
 
 NAMES = flags.DEFINE_list("methods", list(METHODS), "Which methods, in the order of the table.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds, from config.seed on.")
@@ -59,16 +62,12 @@ class Result(NamedTuple):
 def command(argv: list[str]) -> None:
     """Runs the comparison that the flags describe."""
     del argv
-    logging.set_verbosity(logging.ERROR)
+    commands.quiet()
     main.keep_programs()  # seeds of one method have one program
     config = main.CONFIG.value
     workdir = Path(main.WORKDIR.value or f"runs/compare_{config.dataset}")
-    try:
+    with commands.reported(workdir):
         compare(config, NAMES.value, SEEDS.value, workdir, Console())
-    except UserError as error:
-        main.fail(str(error))
-    except KeyboardInterrupt:
-        main.fail("interrupted; the same command goes on from the last checkpoint", status=130)
 
 
 def compare(config: ConfigDict, methods: Sequence[str], seeds: int, workdir: Path, console: Console) -> None:
@@ -87,14 +86,12 @@ def compare(config: ConfigDict, methods: Sequence[str], seeds: int, workdir: Pat
     require("--seeds", seeds, seeds >= 1, "at least 1")
     for method in methods:
         require_choice("--methods", method, METHODS)
-    plans = {m: [method_config(config, m, config.seed + i, workdir) for i in range(seeds)] for m in methods}
-    for runs in plans.values():
-        configs.validate(runs[0], len(jax.local_devices()))
+    plans = {m: [method_run(config, m, config.seed + i, workdir) for i in range(seeds)] for m in methods}
     results = {m: [] for m in plans}
     for i in range(seeds):
         for method, runs in plans.items():
-            results[method].append(result_of(runs[i], run_folder(workdir, method, runs[i].seed), console))
-    costs = {method: cost(runs[0], run_folder(workdir, method, runs[0].seed)) for method, runs in plans.items()}
+            results[method].append(result_of(runs[i], run_folder(workdir, method, runs[i].config.seed), console))
+    costs = {method: cost(runs[0], run_folder(workdir, method, runs[0].config.seed)) for method, runs in plans.items()}
     write_markdown(workdir / "compare.md", config, results, costs)
     write_csv(workdir / "compare.csv", config, results)
     plot(workdir / "compare.png", config, results)
@@ -106,81 +103,81 @@ def run_folder(workdir: Path, method: str, seed: int) -> Path:
     return workdir / method / f"seed_{seed}"
 
 
-def method_config(config: ConfigDict, method: str, seed: int, workdir: Path) -> ConfigDict:
+def method_run(config: ConfigDict, method: str, seed: int, workdir: Path) -> Resolved:
     """The config of one run of the comparison."""
     config = config.copy_and_resolve_references()
-    config.method, config.seed = method, seed
+    config.method, config.seed, config.pivot_checkpoint = method, seed, ""
     config.update(POOLS.get(method, {}))
     if method == "pcl":
         config.teacher = config.student
-    stages = configs.build_method(config, configs.members(config)).stages
-    config.pivot_checkpoint = str(run_folder(workdir, "pivot", seed)) if stages and config.pretrain_epochs else ""
-    return config
+    resolved = resolve(config)
+    if resolved.method.stages and config.pretrain_epochs:
+        resolved = resolved.replace(pivot_checkpoint=str(run_folder(workdir, "pivot", seed)))
+    return resolved
 
 
-def pivot_config(config: ConfigDict) -> ConfigDict:
-    """The config that trains the teacher of `config` by itself."""
-    config = config.copy_and_resolve_references()
-    config.update(method="independent", num_networks=1, student=config.teacher, pivot_checkpoint="")
-    config.num_epochs = config.pretrain_epochs
-    return config
+def pivot_run(resolved: Resolved) -> Resolved:
+    """The config that trains the pivot teacher of a run by itself."""
+    teacher, epochs = resolved.config.teacher, resolved.config.pretrain_epochs
+    return resolved.replace(
+        method="independent", num_networks=1, student=teacher, num_epochs=epochs, pivot_checkpoint=""
+    )
 
 
-def result_of(config: ConfigDict, folder: Path, console: Console) -> Result:
+def result_of(run: Resolved, folder: Path, console: Console) -> Result:
     """Trains a run, and the teacher that it needs, unless that is done already."""
     folders = [folder]
-    if config.pivot_checkpoint:
-        folders.append(Path(config.pivot_checkpoint))
-        train_once(pivot_config(config), folders[-1], console)
-    train_once(config, folder, console)
-    folders += sorted(path.parent for path in folder.glob("*/metrics.jsonl"))  # of its other stages
-    target = configs.members(config)
-    target = f"eval/top1/{len(target) - 1}_{target[-1]}"
-    evaluated = [row for row in logs.read_rows(folder) if target in row]
+    if run.config.pivot_checkpoint:
+        folders.append(Path(run.config.pivot_checkpoint))
+        train_once(pivot_run(run), folders[-1], console)
+    train_once(run, folder, console)
+    folders += sorted(path.parent for path in folder.glob(f"*/{metrics.METRICS}"))  # of its other stages
+    rows, target = metrics.read(folder), names_of(run.architectures)[-1]
+    last, top1 = metrics.evaluated(rows)[-1], metrics.evaluation("top1", target)
     return Result(
-        last=evaluated[-1][target],
-        best=max(row[target] for row in evaluated),
-        ensemble=evaluated[-1]["eval/top1/ensemble"],
+        last=last[top1],
+        best=metrics.best(rows, target)[top1],
+        ensemble=last[metrics.evaluation("top1", metrics.ENSEMBLE)],
         seconds=sum(map(seconds_of, folders)),
     )
 
 
-def train_once(config: ConfigDict, folder: Path, console: Console) -> None:
+def train_once(run: Resolved, folder: Path, console: Console) -> None:
     """Trains a run unless it is finished."""
-    rows, description = logs.read_rows(folder), checkpoint.read_description(folder)
-    if rows and description and rows[-1]["epoch"] == config.num_epochs:
-        here, there = (configs.flat(json.loads(c)) for c in (config.to_json(), json.dumps(description["config"])))
-        if all(there.get(name) == here[name] for name in here.keys() - set(FREE_FIELDS)):
+    rows, there = metrics.read(folder), record.read(folder)
+    if rows and there and rows[-1]["epoch"] == run.config.num_epochs:
+        here = there._replace(config=json.loads(run.config.to_json()), architectures=run.architectures)
+        if not record.differences(there, here):
             return
-    train(config, folder, console)  # which refuses a folder of another run
+    train(run, folder, console)  # which refuses a folder of another run
     jax.clear_caches()  # hundreds of programs in one process would exhaust the memory maps of Linux
 
 
 def seconds_of(folder: Path) -> float:
     """Seconds of training of a run, from the speed of its epochs."""
-    examples = json.loads((folder / checkpoint.DESCRIPTION).read_text())["num_train"]
-    speeds = [row["images_per_second"] for row in logs.read_rows(folder, logs.TIMING) if "images_per_second" in row]
+    examples = record.require(folder).num_train
+    speeds = [row[metrics.SPEED] for row in metrics.read(folder, metrics.TIMING) if metrics.SPEED in row]
     return sum(examples / speed for speed in speeds)
 
 
-def cost(config: ConfigDict, folder: Path) -> float:
+def cost(resolved: Resolved, folder: Path) -> float:
     """Floating-point operations of a run and all its stages, in forward passes of the target student per example."""
-    dataset = sets.load(config, print)
-    run = build(config, dataset, jax.local_devices()[:1], configs.members(config))
+    config = resolved.config
+    dataset = sets.load(config, print, resolved.plugins)
+    run = build(resolved, dataset, jax.local_devices()[:1])
     runs = [run]
     if config.pivot_checkpoint:
-        teacher = pivot_config(config)
-        runs.append(build(teacher, dataset, run.devices, configs.members(teacher)))
+        runs.append(build(pivot_run(resolved), dataset, run.devices))
     runs += [source.run for source in pretrained.plan(run, folder) if source.run]
     total = sum(step_flops(one) * one.num_steps for one in runs)
-    student = forward_flops(run)[run.setup.pool.architectures[-1]]
+    student = forward_flops(run)[run.spec.architectures[-1]]
     return total / (run.num_steps * config.batch_size * student)
 
 
 def percent(values: list[float], sign: str = "") -> str:
     """Mean and sample standard deviation of fractions, in percent."""
-    values = 100 * np.array(values)
-    return f"{values.mean():{sign}.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+    points = 100 * np.array(values)
+    return f"{points.mean():{sign}.2f}" + (f" ± {points.std(ddof=1):.2f}" if len(points) > 1 else "")
 
 
 def write_markdown(path: Path, config: ConfigDict, results: dict[str, list[Result]], costs: dict[str, float]) -> None:
@@ -215,7 +212,7 @@ included, in forward passes of the target student per training example. Seconds:
 
 {device}, jax {jax.__version__}, {date.today().isoformat()}
 """
-    logs.replace_text(path, text)
+    replace_text(path, text)
 
 
 def write_csv(path: Path, config: ConfigDict, results: dict[str, list[Result]]) -> None:

@@ -9,7 +9,6 @@ end is compared with what it held after a quarter of its steps.
 """
 
 import argparse
-import itertools
 import os
 import random
 import signal
@@ -23,9 +22,10 @@ import jax
 import numpy as np
 from absl import logging
 
-from orc_jax import checkpoint, config, logs
+from orc_jax.config import reopen
 from orc_jax.data import sets
 from orc_jax.run import abstract_state, build
+from orc_jax.workdir import checkpoint, metrics, record
 
 FIELDS = {
     "teacher": "plane2",
@@ -77,7 +77,8 @@ def killed(
     workdir: Path, fields: dict[str, object], cache: Path, kills: int, seconds: float, rng: random.Random
 ) -> int:
     """Trains with up to `kills` breaks; returns how many there were."""
-    for count in itertools.count():
+    count = 0
+    while True:
         process = start(workdir, fields, cache)
         if count < kills:
             # From the moment it goes on, not from its start, or it might never get anywhere.
@@ -92,13 +93,13 @@ def killed(
             return count
         if code not in (-signal.SIGKILL, 128 + signal.SIGTERM, -signal.SIGTERM):
             raise SystemExit(f"the run ended with {code}: see {workdir}.log")
+        count += 1
 
 
 def arrays_of(workdir: Path) -> dict[str, np.ndarray]:
     """All that the last checkpoint holds."""
-    description = checkpoint.read_description(workdir)
-    fields = config.ConfigDict(description["config"])
-    run = build(fields, sets.load(fields, print), jax.local_devices()[:1], description["members"])
+    resolved = reopen(record.require(workdir).fields, trusted=())
+    run = build(resolved, sets.load(resolved.config, print), jax.local_devices()[:1])
     with checkpoint.open_manager(workdir, create=False) as manager:
         state = checkpoint.restore(manager, manager.latest_step(), abstract_state(run), run.sharding)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
@@ -108,8 +109,8 @@ def compare(workdir: Path, other: Path) -> list[str]:
     """What differs between two runs."""
     here, there = arrays_of(workdir), arrays_of(other)
     differing = [name for name in here if not np.array_equal(here[name], there[name], equal_nan=True)]
-    if (workdir / logs.METRICS).read_bytes() != (other / logs.METRICS).read_bytes():
-        differing.append(logs.METRICS)
+    if (workdir / metrics.METRICS).read_bytes() != (other / metrics.METRICS).read_bytes():
+        differing.append(metrics.METRICS)
     return differing
 
 

@@ -1,7 +1,38 @@
-"""Augmentation on the device: uint8 images in, uint8 images out, one key per image."""
+"""Augmentation, made from the config: of sets in memory on the device, of streamed ones in worker processes."""
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from orc_jax.data import decode
+
+Augmentation = Callable[[jax.Array, jax.Array], jax.Array]  # keys [batch], uint8 images [batch, ...] -> uint8 images
+
+
+def of_memory(config: ConfigDict) -> Augmentation:
+    """That of a set in memory: one key per image."""
+    return functools.partial(crop_and_flip, padding=config.crop_padding, flip=config.flip)
+
+
+def of_stream(config: ConfigDict) -> Callable[[bytes, np.random.Generator], np.ndarray]:
+    """That of a streamed set, which decodes as well, and which worker processes get a pickled copy of."""
+    size, area = config.stream.image_size, tuple(config.stream.crop_area)
+    return functools.partial(decode.random_resized_crop, size=size, area=area, flip=config.flip)
+
+
+def center_of_stream(config: ConfigDict) -> Callable[[bytes], np.ndarray]:
+    """What an evaluation sees of a streamed set; worker processes get a pickled copy."""
+    return functools.partial(decode.resize_and_center_crop, size=config.stream.image_size, crop=config.stream.eval_crop)
+
+
+def none(keys: jax.Array, images: jax.Array) -> jax.Array:
+    """Images as they are."""
+    del keys
+    return images
 
 
 def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool) -> jax.Array:
@@ -33,5 +64,5 @@ def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool) 
 
 def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     """uint8 images `[..., height, width, channels]` to float32 with `(x / 255 - mean) / std` per channel."""
-    mean, std = (jnp.array(x).reshape([1] * (images.ndim - 1) + [-1]) for x in (mean, std))
-    return (images.astype(jnp.float32) / 255.0 - mean) / std
+    shift, scale = (jnp.array(x).reshape([1] * (images.ndim - 1) + [-1]) for x in (mean, std))
+    return (images.astype(jnp.float32) / 255.0 - shift) / scale

@@ -1,7 +1,8 @@
 """Encoded images to uint8 arrays: the random crops of training and the centre crop of evaluation.
 
 Worker processes import this module: NumPy and Pillow, no JAX. EXIF orientation is not applied, as torchvision does not
-either: an image is seen as its pixels are stored.
+either: an image is seen as its pixels are stored. For an image that cannot be decoded, all functions that do raise
+ValueError with a short reason.
 """
 
 import contextlib
@@ -53,11 +54,7 @@ def check_pixels(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Decodes to RGB: alpha is dropped, not composited; of 16 bits the upper 8 are kept, of a palette its colours.
-
-    Raises:
-        ValueError: with a short reason, if the data are truncated or broken.
-    """
+    """Decodes to RGB: alpha is dropped, not composited; of 16 bits the upper 8 are kept, of a palette its colours."""
     with _reasons():
         if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
             image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
@@ -100,7 +97,6 @@ def random_resized_crop(
     outside of the box, so that the outermost pixels differ a little.
 
     Args:
-        data: the encoded image.
         rng: where the randomness comes from.
         size: width and height of the result, in pixels.
         area: least and greatest share of the image.
@@ -109,16 +105,13 @@ def random_resized_crop(
 
     Returns:
         uint8 `[size, size, 3]`.
-
-    Raises:
-        ValueError: with a short reason, if the image cannot be decoded.
     """
     image = open_image(data)
     box = crop_box(rng, image.width, image.height, area)
     shrink = _draft(image, min(box[2] - box[0], box[3] - box[1]) // size) if draft else 1
     image = to_rgb(image)
-    scaled = tuple(edge / shrink for edge in box)
-    image = image.resize((size, size), Image.Resampling.BILINEAR, box=scaled)
+    left, top, right, bottom = (edge / shrink for edge in box)
+    image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
     if flip and rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)  # to stack a NumPy view takes ten times as long
     return np.asarray(image)
@@ -137,15 +130,11 @@ def resize_and_center_crop(data: bytes, size: int, crop: float) -> np.ndarray:
     """The centre of an image as torchvision's Resize and CenterCrop give it, exactly.
 
     Args:
-        data: the encoded image.
         size: width and height of the result, in pixels.
         crop: share of the short side that is kept, in (0, 1]; 224 pixels and 0.875 are the usual 256 and 224.
 
     Returns:
         uint8 `[size, size, 3]`.
-
-    Raises:
-        ValueError: with a short reason, if the image cannot be decoded.
     """
     image = to_rgb(open_image(data))
     short = round(size / crop)
@@ -158,14 +147,10 @@ def resize(data: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
     """A whole image scaled to `image_shape`, as a set in memory has them; one of that size keeps its pixels.
 
     Args:
-        data: the encoded image.
         image_shape: (height, width, channels); one channel is grey, three are RGB.
 
     Returns:
         uint8 of `image_shape`.
-
-    Raises:
-        ValueError: with a short reason, if the image cannot be decoded.
     """
     height, width, channels = image_shape
     image = to_rgb(open_image(data)).convert("L" if channels == 1 else "RGB")

@@ -9,38 +9,39 @@ With several processes, each takes its share of every global batch.
 import collections
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from orc_jax import parallel
-from orc_jax.data import stream
+from orc_jax.data import augment, stream
 from orc_jax.data.batches import batch_indices, evaluation_batches
-from orc_jax.data.sets import Dataset, Images
+from orc_jax.data.types import Batch, Dataset, Images, size
+from orc_jax.parallel import Devices
 
 AHEAD = 2  # batches that are on their way to the devices while a step computes
 
 
-def resident(examples: Any, devices: Sequence[jax.Device]) -> Images | None:
+def resident(examples: Any, devices: Devices) -> Images | None:
     """What of a set lies on every device throughout: all of a set in memory, nothing of one that is streamed."""
     return jax.device_put(examples, parallel.replicated(devices)) if isinstance(examples, Images) else None
 
 
 @contextlib.contextmanager
 def training(
-    dataset: Dataset, config: ConfigDict, devices: Sequence[jax.Device], first_step: int, num_steps: int, views: int
-) -> Iterator[Iterator[jax.Array | Images]]:
+    dataset: Dataset, config: ConfigDict, devices: Devices, first_step: int, num_steps: int, views: int
+) -> Iterator[Iterator[Batch]]:
     """Opens the batches of the training steps `first_step` ... `num_steps - 1`.
 
     Yields:
         An iterator of batches on the devices, their leaves `[devices, batch / devices, ...]`: int32 indices, or
         `Images` cropped, flipped and resized, each image `[views, ...]` if there are several.
     """
-    if not dataset.is_streamed:
-        size = config.batch_size, dataset.num_train
-        indices = (_own_share(batch_indices(config.seed, step, *size)) for step in range(first_step, num_steps))
+    if isinstance(dataset.train, Images):
+        size_of = config.batch_size, dataset.num_train
+        indices = (_own_share(batch_indices(config.seed, step, *size_of)) for step in range(first_step, num_steps))
         yield _on_their_way(indices, devices)
         return
     source = stream.TrainExamples(
@@ -49,9 +50,7 @@ def training(
         batch_size=config.batch_size,
         num_steps=num_steps,
         first_step=first_step,
-        size=config.stream.image_size,
-        area=tuple(config.stream.crop_area),
-        flip=config.flip,
+        augment=augment.of_stream(config),
         skip_corrupt=config.stream.skip_corrupt,
         views=views,
         process_index=jax.process_index(),
@@ -63,23 +62,21 @@ def training(
 
 
 @contextlib.contextmanager
-def evaluation(
-    dataset: Dataset, config: ConfigDict, devices: Sequence[jax.Device]
-) -> Iterator[Iterator[tuple[jax.Array | Images, jax.Array]]]:
+def evaluation(dataset: Dataset, config: ConfigDict, devices: Devices) -> Iterator[Iterator[tuple[Batch, jax.Array]]]:
     """Opens the batches of one evaluation: every example once.
 
     Yields:
         An iterator of (indices or `Images`, weights), leaves `[devices, batch / devices, ...]`; padding has weight 0.
     """
-    if not dataset.is_streamed:
-        batches = map(_own_share, evaluation_batches(config.eval_batch_size, len(dataset.test.labels)))
+    if isinstance(dataset.test, Images):
+        batches = map(_own_share, evaluation_batches(config.eval_batch_size, size(dataset.test)))
         yield _on_their_way(batches, devices)
         return
     source = stream.EvalExamples(
         dataset.test,
         batch_size=config.eval_batch_size,
+        center=augment.center_of_stream(config),
         size=config.stream.image_size,
-        crop=config.stream.eval_crop,
         skip_corrupt=config.stream.skip_corrupt,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -99,7 +96,7 @@ def _own_share(batch: Any) -> Any:
     return jax.tree.map(of, batch)
 
 
-def _on_their_way(batches: Iterator[Any], devices: Sequence[jax.Device]) -> Iterator[Any]:
+def _on_their_way(batches: Iterator[Any], devices: Devices) -> Iterator[Any]:
     """Places batches on the devices ahead of their use: transfers are asynchronous, so they overlap with the steps."""
     sharding = parallel.sharded(devices)
     waiting = collections.deque()

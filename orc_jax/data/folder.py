@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from orc_jax.data import decode
-from orc_jax.data.stream import end_with_parent, interrupts_blocked
+from orc_jax.data.workers import end_with_parent, interrupts_blocked
 from orc_jax.errors import UserError
 
 TAIL = 1024  # bytes in which the end of a JPEG or PNG is looked for: some cameras append a little
@@ -53,14 +53,8 @@ def load(
     """The sorted class names, which are those of the training split's folders, and the two splits.
 
     The order is that of the names and the same on every machine. Names that begin with a dot are ignored. Every file is
-    looked at (see `defect`), so that a broken one is found now and not within the first epoch.
-
-    Args:
-        root: the folder of the splits, `config.data_dir`.
-        train_split: its folder to train on, `config.train_split`.
-        eval_split: its folder to evaluate on, `config.eval_split`; need not have all classes.
-        skip_corrupt: leave broken files out instead of refusing them.
-        warn: called with one message for each split some of whose files are left out.
+    looked at (see `defect`), so that a broken one is found now and not within the first epoch; with `skip_corrupt` it
+    is left out, of which `warn` is told, instead of refused. The evaluation split need not have all classes.
 
     Raises:
         UserError: if a folder is missing, lies elsewhere in this layout, is empty or belongs to no class; if a file

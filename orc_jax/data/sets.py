@@ -5,13 +5,15 @@ ImageNet, are streamed: their images are read and decoded when a batch needs the
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from orc_jax.data import folder, tfds_sets
+from orc_jax.data.types import Dataset, Images, Records, size
 from orc_jax.errors import UserError, require, unknown
+from orc_jax.plugins import Plugins
 
 # Published per-channel constants of images in [0, 1]. Of other sets in memory they are computed from the training
 # images; other sets that are streamed get ImageNet's.
@@ -22,63 +24,12 @@ CONSTANTS = {
 }
 
 
-class Images(NamedTuple):
-    """A labelled set, or a batch of one, on the host or on a device."""
-
-    images: np.ndarray | jax.Array  # uint8 [n, height, width, channels]
-    labels: np.ndarray | jax.Array  # int32 [n]
-
-
-class Records(Protocol):
-    """A labelled set that is streamed: encoded images, read one by one. Worker processes get a pickled copy."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, i: int) -> tuple[bytes, int]:
-        """The encoded image and the label of example `i`."""
-
-    def name(self, i: int) -> str:
-        """What to call example `i` in a message."""
-
-
-class Dataset(NamedTuple):
-    """A training and an evaluation set, and what a network must know about them."""
-
-    name: str
-    train: Images | Records
-    test: Images | Records
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # (height, width, channels) as the networks get them
-    mean: tuple[float, ...]  # per channel
-    std: tuple[float, ...]
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
-    @property
-    def is_streamed(self) -> bool:
-        return not isinstance(self.train, Images)
-
-    @property
-    def num_train(self) -> int:
-        return size(self.train)
-
-
-def size(examples: Images | Records) -> int:
-    """The number of examples of a set."""
-    return len(examples.labels) if isinstance(examples, Images) else len(examples)
-
-
 def from_arrays(
     name: str, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], class_names: Sequence[str]
 ) -> Dataset:
     """A set in memory of arrays that are there already.
 
-    Args:
-        name: of the set, for logs.
-        train, test: images, uint8 `[n, height, width, channels]`, and labels, integers in `[0, classes)`, `[n]`.
-        class_names: one for each class.
+    `train` and `test` are images, uint8 `[n, height, width, channels]`, and labels, integers in `[0, classes)`, `[n]`.
 
     Raises:
         UserError: if the arrays are not of these shapes and types, or labels are out of range.
@@ -97,7 +48,8 @@ def from_arrays(
     if splits[0].images.shape[1:] != splits[1].images.shape[1:]:
         raise UserError(f"train and test images differ in shape: {[list(s.images.shape[1:]) for s in splits]}")
     shape = splits[0].images.shape[1:]
-    return Dataset(name, *splits, tuple(class_names), shape, *_computed_constants(splits[0].images))
+    mean, std = _computed_constants(splits[0].images)
+    return Dataset(name, splits[0], splits[1], tuple(class_names), shape, mean, std)
 
 
 def _check_labels(name: str, split: Images, class_names: Sequence[str]) -> None:
@@ -106,12 +58,11 @@ def _check_labels(name: str, split: Images, class_names: Sequence[str]) -> None:
         raise UserError(f"{name} has labels {low} to {high}, but only {len(class_names)} classes")
 
 
-def load(config: ConfigDict, warn: Callable[[str], None]) -> Dataset:
+def load(config: ConfigDict, warn: Callable[[str], None], plugins: Plugins | None = None) -> Dataset:
     """The set that `config.dataset` names, prepared first if need be.
 
-    Args:
-        config: of the run.
-        warn: told what is left out of a folder with `config.stream.skip_corrupt`.
+    `warn` is told what `config.stream.skip_corrupt` leaves out of a folder. `plugins` has the builder of TFDS that
+    `config.dataset` names, if it is one of a person's own.
 
     Raises:
         UserError: if there is no such set, it is not one of images with one label each, it is neither prepared nor can
@@ -122,9 +73,7 @@ def load(config: ConfigDict, warn: Callable[[str], None]) -> Dataset:
     elif config.dataset == "folder":
         class_names, train, test = _folder(config, warn)
     else:
-        from orc_jax.data import tfds_sets
-
-        class_names, train, test = tfds_sets.load(config)
+        class_names, train, test = tfds_sets.load(config, plugins or {})
     for field, split in (("train_split", train), ("eval_split", test)):
         if not size(split):
             raise UserError(f"config.{field}={config[field]!r} of {config.dataset} has no example")
@@ -147,7 +96,7 @@ def _digits(config: ConfigDict) -> tuple[list[str], Images, Images]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
+    digits: Any = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int32)
     halves = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
@@ -159,8 +108,6 @@ def _digits(config: ConfigDict) -> tuple[list[str], Images, Images]:
 
 
 def _folder(config: ConfigDict, warn: Callable[[str], None]) -> tuple[Sequence[str], Records, Records]:
-    from orc_jax.data import folder
-
     require("config.data_dir", repr(config.data_dir), bool(config.data_dir), "the folder with train/<class>/<image>")
     return folder.load(config.data_dir, config.train_split, config.eval_split, config.stream.skip_corrupt, warn)
 

@@ -8,7 +8,6 @@ Worker processes import this module: NumPy and Pillow, no JAX.
 
 import contextlib
 import functools
-import multiprocessing
 import os
 import re
 import signal
@@ -17,21 +16,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from orc_jax.data import decode
 from orc_jax.data.batches import permutation
+from orc_jax.data.types import Records
+from orc_jax.data.workers import end_with_parent, interrupts_blocked
 from orc_jax.errors import UserError
 
-if TYPE_CHECKING:
-    from grain import DatasetIterator
-
-    from orc_jax.data.sets import Records  # imports JAX
-
 CHUNK = 16  # images that a worker hands over at a time: bounds the memory of many workers, and the wait for the first
+
+
+Example = dict[str, Any]  # arrays of NumPy: "image", "label", and of evaluation "weight"
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,12 @@ class TrainExamples:
     Each epoch is a permutation of the records, and the epochs follow one another without a gap.
     """
 
-    records: "Records"
+    records: Records
     seed: int
     batch_size: int  # global
     num_steps: int
     first_step: int
-    size: int  # of the images, in pixels
-    area: tuple[float, float]  # least and greatest share of an image that its random crop covers
-    flip: bool
+    augment: Callable[[bytes, np.random.Generator], np.ndarray]  # encoded image -> uint8 [size, size, 3]
     skip_corrupt: bool  # take the next image instead of one that cannot be decoded
     views: int = 1  # crops of each image
     process_index: int = 0
@@ -57,7 +52,7 @@ class TrainExamples:
     def __len__(self) -> int:
         return (self.num_steps - self.first_step) * (self.batch_size // self.process_count)
 
-    def __getitem__(self, j: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, j: int) -> Example:
         """{"image": uint8 [size, size, 3], or [views, size, size, 3] if there are several, "label": int32 []}.
 
         Raises:
@@ -77,7 +72,7 @@ class TrainExamples:
     def _image(self, position: int, data: bytes) -> np.ndarray:
         # A spawn key keeps the stream apart from those of the permutations.
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(position,))))
-        crops = [decode.random_resized_crop(data, rng, self.size, self.area, self.flip) for _ in range(self.views)]
+        crops = [self.augment(data, rng) for _ in range(self.views)]
         return crops[0] if self.views == 1 else np.stack(crops)
 
 
@@ -85,10 +80,10 @@ class TrainExamples:
 class EvalExamples:
     """The evaluation images of one process, every record once and in order, padded to whole global batches."""
 
-    records: "Records"
+    records: Records
     batch_size: int  # global
+    center: Callable[[bytes], np.ndarray]  # encoded image -> uint8 [size, size, 3]
     size: int  # of the images, in pixels
-    crop: float  # share of the short side that the centre crop keeps
     skip_corrupt: bool  # give images that cannot be decoded the weight 0
     process_index: int = 0
     process_count: int = 1
@@ -96,7 +91,7 @@ class EvalExamples:
     def __len__(self) -> int:
         return -(-len(self.records) // self.batch_size) * (self.batch_size // self.process_count)
 
-    def __getitem__(self, j: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, j: int) -> Example:
         """{"image": uint8 [size, size, 3], "label": int32 [], "weight": float32 []}; padding is black of weight 0.
 
         Raises:
@@ -104,8 +99,7 @@ class EvalExamples:
         """
         position = _global_position(j, self.batch_size, self.process_index, self.process_count)
         if position < len(self.records):
-            center = functools.partial(decode.resize_and_center_crop, size=self.size, crop=self.crop)
-            example = _example(self.records, position, self.skip_corrupt, center)
+            example = _example(self.records, position, self.skip_corrupt, self.center)
             if example:
                 return example | {"weight": np.float32(1)}
         black = np.zeros((self.size, self.size, 3), np.uint8)
@@ -120,8 +114,8 @@ def _global_position(j: int, batch_size: int, process_index: int, process_count:
 
 
 def _example(
-    records: "Records", i: int, skip_corrupt: bool, decode_image: Callable[[bytes], np.ndarray]
-) -> dict[str, np.ndarray] | None:
+    records: Records, i: int, skip_corrupt: bool, decode_image: Callable[[bytes], np.ndarray]
+) -> Example | None:
     """The decoded record, or None if it is to be left out."""
     try:
         data, label = records.read(i)
@@ -145,15 +139,11 @@ def _report(line: str) -> None:
 
 
 @contextlib.contextmanager
-def batches(
-    source: TrainExamples | EvalExamples, batch_size: int, num_workers: int
-) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+def batches(source: TrainExamples | EvalExamples, batch_size: int, num_workers: int) -> Iterator[Iterator[Example]]:
     """Opens the examples of `source` in order, stacked to batches; leaving the context ends the workers.
 
-    Args:
-        source: the examples of this process.
-        batch_size: of this process; divides the number of examples.
-        num_workers: processes that decode; with 0 the threads of this process do.
+    `batch_size` is that of this process, and divides the number of examples. `num_workers` processes decode; with 0 the
+    threads of this one do.
 
     Yields:
         An iterator of dicts of arrays `[batch_size, ...]`. It raises UserError: that of an example, or one that tells
@@ -168,7 +158,8 @@ def batches(
     num_workers = min(num_workers, len(source) // chunk)
     threads = 1 if num_workers else os.cpu_count() or 1
     # Without end, because at its end grain waits for its workers, and keeps batches in cycles of garbage.
-    dataset = grain.MapDataset.source(source).batch(chunk).repeat()
+    examples: Any = source
+    dataset = grain.MapDataset.source(examples).batch(chunk).repeat()
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if num_workers:
         options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
@@ -186,16 +177,16 @@ def batches(
     threading.Thread(target=_close, args=[iterator]).start()
 
 
-def _close(iterator: "DatasetIterator") -> None:
+def _close(iterator: Any) -> None:
     iterator.close()
     time.sleep(0.3)  # for grain's thread that gives shared memory back, for which an exit would not wait
 
 
-def _concatenate(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _concatenate(parts: Sequence[Example]) -> Example:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _first(count: int, iterator: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+def _first(count: int, iterator: Iterator[Example]) -> Iterator[Example]:
     """The first `count` elements."""
     try:
         for _ in range(count):
@@ -216,24 +207,3 @@ def _death(exit_code: int) -> str:
     }
     reason = reasons.get(exit_code, "what it has printed may tell why")
     return f"a worker process of the input pipeline has ended with exit code {exit_code}: {reason}"
-
-
-@contextlib.contextmanager
-def interrupts_blocked() -> Iterator[None]:
-    """Threads and processes started in here never see Ctrl-C; the main thread does, and ends them in its own way."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def end_with_parent(*_: int) -> None:
-    """For worker processes to call at their start: they end when their parent does, even if that is killed."""
-    sentinel = multiprocessing.parent_process().sentinel
-
-    def end() -> None:
-        wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end, daemon=True).start()

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from orc_jax import own
-from orc_jax.data.sets import Images, Records
+from orc_jax.data.types import Images, Records
 from orc_jax.errors import UserError
+from orc_jax.plugins import Plugins, is_own
+
+ARRAY_RECORD = "array_record"  # the format that is read in any order, and without TensorFlow
 
 
 class EncodedImages(NamedTuple):
@@ -37,8 +39,10 @@ class EncodedImages(NamedTuple):
         return f"example {i} of {self.title}"
 
 
-def load(config: ConfigDict) -> tuple[Sequence[str], Images | Records, Images | Records]:
+def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | Records, Images | Records]:
     """Names of the classes, training split and evaluation split of the set `config.dataset`, prepared if need be.
+
+    A builder of a person's own is among `plugins`.
 
     Raises:
         UserError: if there is no such set or split, it is not one of images with one label each, or it is neither
@@ -48,9 +52,10 @@ def load(config: ConfigDict) -> tuple[Sequence[str], Images | Records, Images | 
 
     if config.data_dir and os.path.exists(config.data_dir) and not os.path.isdir(config.data_dir):
         raise UserError(f"config.data_dir={config.data_dir!r} is not a directory")
+    name = _name(config.dataset, plugins)
     where = {"data_dir": config.data_dir} if config.data_dir else {}
     try:
-        builder = tfds.builder(_name(config.dataset), **where)
+        builder: Any = tfds.builder(name, **where)
     except tfds.core.DatasetNotFoundError:
         near = difflib.get_close_matches(config.dataset, ["digits", "folder", *tfds.list_builders()], n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -71,7 +76,7 @@ def load(config: ConfigDict) -> tuple[Sequence[str], Images | Records, Images | 
     if features[image_key].np_dtype != np.uint8:
         raise UserError(f"config.dataset={config.dataset!r} has images of {features[image_key].np_dtype}, not of bytes")
     read = _open if None in features[image_key].shape else _read
-    builder = _prepare(builder, config)
+    builder = _prepare(builder, name, config)
     splits = []
     for field in ("train_split", "eval_split"):
         try:
@@ -87,24 +92,24 @@ def load(config: ConfigDict) -> tuple[Sequence[str], Images | Records, Images | 
     return features[label_key].names, *splits
 
 
-def _name(dataset: str) -> str:
+def _name(dataset: str, plugins: Plugins) -> str:
     """The name by which TFDS knows a set; a builder of a person's own is known to it once it is imported."""
-    if not own.is_own(dataset):
+    if not is_own(dataset):
         return dataset
-    builder = own.load("config.dataset", dataset)
+    builder = plugins[dataset]
     if not hasattr(builder, "name"):
         raise UserError(f"config.dataset={dataset!r} is not a builder of TFDS (tfds.core.GeneratorBasedBuilder)")
     return builder.name
 
 
-def _prepare(builder, config: ConfigDict):
+def _prepare(builder: Any, name: str, config: ConfigDict):
     """Downloads and prepares the set unless it already lies in the data directory."""
     import tensorflow_datasets as tfds
 
     if builder.info.splits:
         return builder
     # array_record can be read without TensorFlow; preparing a set needs it.
-    builder = tfds.builder(_name(config.dataset), data_dir=config.data_dir or None, file_format="array_record")
+    builder = tfds.builder(name, data_dir=config.data_dir or None, file_format=ARRAY_RECORD)
     try:
         _check_network(builder)
         builder.download_and_prepare()
@@ -128,11 +133,11 @@ def _check_network(builder) -> None:
             raise OSError(f"no network, {host} cannot be found ({error})") from error
 
 
-def _open(builder, split: str, image_key: str, label_key: str) -> Records:
+def _open(builder: Any, split: str, image_key: str, label_key: str) -> Records:
     """One split to be streamed."""
     import tensorflow_datasets as tfds
 
-    if builder.info.file_format is not tfds.core.file_adapters.FileFormat.ARRAY_RECORD:
+    if builder.info.file_format.value != ARRAY_RECORD:
         raise UserError(
             f"config.dataset={builder.name!r} is prepared as {builder.info.file_format.value} in {builder.data_path}, "
             "which cannot be read in any order; streaming needs it prepared as array_record"
@@ -141,11 +146,11 @@ def _open(builder, split: str, image_key: str, label_key: str) -> Records:
     return EncodedImages(source, image_key, label_key, f"{builder.info.full_name} {split}")
 
 
-def _read(builder, split: str, image_key: str, label_key: str) -> Images:
+def _read(builder: Any, split: str, image_key: str, label_key: str) -> Images:
     """One split into memory; sets in random-access formats are read without TensorFlow."""
     import tensorflow_datasets as tfds
 
-    if builder.info.file_format is tfds.core.file_adapters.FileFormat.ARRAY_RECORD:
+    if builder.info.file_format.value == ARRAY_RECORD:
         source = builder.as_data_source(split=split)
         examples = (source[i] for i in range(len(source)))
     else:

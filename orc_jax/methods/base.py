@@ -6,11 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from orc_jax.data.sets import Images
+from orc_jax.data.types import Images
 from orc_jax.errors import UserError
 from orc_jax.losses import correct, cross_entropy
-from orc_jax.pool import Outputs
-from orc_jax.step import Context, Setup, Stacks
+from orc_jax.pool import Outputs, Pool
+from orc_jax.verbs import Context, Setup
 
 
 class Stage(NamedTuple):
@@ -25,39 +25,56 @@ class Stage(NamedTuple):
     members: tuple[int, ...]
 
 
+class Share(NamedTuple):
+    """A metric that is a share of iterations: summaries show its mean over the run, reports its course.
+
+    adds_up: in every iteration as much is shared out among the members.
+    """
+
+    metric: str
+    title: str  # what is shared out
+    text: str  # what one sees
+    adds_up: bool = False
+
+
 class Method(NamedTuple):
-    """A method of distillation, made for a pool by a factory `kd(members, temperature=4.0)`.
+    """A method of distillation, made for a pool by a factory `kd(architectures, *, temperature=4.0)`.
 
-    The factory takes the architectures in member order and the method's options, and raises `UserError` for a pool that
-    the method cannot train or an option out of its range. The last member is the target student.
+    The factory takes the architectures in member order and, by keyword, the method's options, which with their defaults
+    are the fields of `config.<name>`. It raises `UserError` for a pool that the method cannot train or an option out of
+    its range. The last member is the target student.
 
-    iterate: `(context, stacks, batch) -> (stacks, metrics)`. One iteration on one mini-batch, inside the compiled
-        step, on this device's share of the batch. `batch.images` are augmented and still uint8, `[batch, ...]` or, with
-        several views, `[views, batch, ...]`. Values that decide anything go through `context.mean` or `context.gather`
-        first. `metrics` maps each name of `metrics` to a value per member, `[members]`, the same on all devices.
+    iterate: `(context, pool, batch) -> (pool, metrics)`. One iteration on one mini-batch, inside the compiled step, on
+        this device's share of the batch. `batch.images` are augmented and still uint8, `[batch, ...]` or, with several
+        views, `[views, batch, ...]`. Values that decide anything go through `context.mean` or `context.gather` first.
+        `metrics` maps each name of `metrics` to a value per member, `[members]`, the same on all devices.
     roles: what each member is called, for people.
     metrics: names of the metrics that `iterate` returns; always among them "loss" (cross-entropy on the batch) and
         "accuracy".
-    shares: those of them that are shares of iterations, shown in the summary as means over the whole run.
+    shares: those of them that are shares of iterations.
     views: augmentations of each image: 1, or one for each member.
     stages: the runs that come before. Their members start trained.
     frozen: members that never learn, so that starting them from scratch would be a mistake.
-    start: `(setup, stacks, key) -> stacks`: adds the heads and whatever else the method keeps, ties parameters.
-    isolates: no member takes anything of an assistant whose loss is not finite, so the others can go on without it.
+    start: `(setup, pool, key) -> pool`: adds the heads and whatever else the method keeps, ties parameters.
+    spares: how many assistants may diverge while the others go on, because no member takes anything of one whose loss
+        is not finite; None if members learn from all others.
     ensemble: outputs of an evaluation -> logits `[batch, classes]` of the method's own ensemble. Without one, the
         ensemble is the members' mean probability.
+    hand_back: for a method with feedback samples: losses `[students, batch]` of the members that are neither the pivot
+        teacher nor frozen -> how many each hands back, and which (see `orc_jax.roles.hand_back`).
     """
 
-    iterate: Callable[[Context, Stacks, Images], tuple[Stacks, dict[str, jax.Array]]]
+    iterate: Callable[[Context, Pool, Images], tuple[Pool, dict[str, jax.Array]]]
     roles: tuple[str, ...]
     metrics: tuple[str, ...] = ("loss", "accuracy")
-    shares: tuple[str, ...] = ()
+    shares: tuple[Share, ...] = ()
     views: int = 1
     stages: tuple[Stage, ...] = ()
     frozen: tuple[int, ...] = ()
-    isolates: bool = False
-    start: Callable[[Setup, Stacks, jax.Array], Stacks] | None = None
+    start: Callable[[Setup, Pool, jax.Array], Pool] | None = None
+    spares: int | None = None
     ensemble: Callable[[Outputs], jax.Array] | None = None
+    hand_back: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None = None
 
 
 def pool_roles(size: int, first: str, others: str) -> tuple[str, ...]:
@@ -65,17 +82,17 @@ def pool_roles(size: int, first: str, others: str) -> tuple[str, ...]:
     return (first, *[others] * (size - 2), "target student")[-size:]
 
 
-def require_members(method: str, members: Sequence[str], least: int) -> None:
+def require_members(method: str, architectures: Sequence[str], least: int) -> None:
     """Raises `UserError` for a pool of fewer than `least` members."""
-    if len(members) < least:
-        raise UserError(f"config.num_networks={len(members)}: {method} needs at least {least}")
+    if len(architectures) < least:
+        raise UserError(f"config.num_networks={len(architectures)}: {method} needs at least {least}")
 
 
 def scores(context: Context, logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     """The metrics of every method: each member's mean cross-entropy and accuracy on the global batch.
 
     Args:
-        context: of the iteration.
+        context: for the mean over devices.
         logits: `[members, batch, classes]`.
         labels: `[batch]`.
     """

@@ -15,44 +15,45 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from orc_jax.data.sets import Images
+from orc_jax.data.types import Images
 from orc_jax.errors import require, require_choice
 from orc_jax.losses import cross_entropy, guided_distillation
 from orc_jax.methods.base import Method, Stage, pool_roles, require_members, scores
-from orc_jax.pool import put, select, take
-from orc_jax.step import Context, Stacks, forward, learn, predict
+from orc_jax.pool import Pool
+from orc_jax.verbs import Context, forward, learn, predict
 
 
 def dgkd(
-    members: Sequence[str], *, temperature: float = 5.0, lam: float = 1.0, drop: int = 1, kl_reduction: str = "sum"
+    architectures: Sequence[str],
+    *,
+    temperature: float = 5.0,
+    lam: float = 1.0,
+    drop: int = 1,
+    kl_reduction: str = "sum",
 ) -> Method:
     """The method.
 
     Args:
-        members: architectures in member order.
         temperature: T; 5 in the authors' code.
         lam: weight of distillation against labels; 1 in the authors' code, so that labels teach the teacher alone.
         drop: guides that are left out in each mini-batch, at least one remains; 1 in the authors' code. NOTE(paper):
             described for the student; the code does it wherever it is told to, here it is done in every stage.
         kl_reduction: "sum" over classes, the formula of the paper, or "mean", the authors' code, in which PyTorch's
             default also divides by the number of classes.
-
-    Raises:
-        UserError: for an option out of its range, or a pool without a student.
     """
     require("config.dgkd.temperature", temperature, temperature > 0, "greater than 0")
     require("config.dgkd.lam", lam, 0 <= lam <= 1, "between 0 and 1")
     require("config.dgkd.drop", drop, drop >= 0, "at least 0")
     require_choice("config.dgkd.kl_reduction", kl_reduction, ("sum", "mean"))
-    require_members("dgkd", members, 2)
-    guides = range(len(members) - 1)
+    require_members("dgkd", architectures, 2)
+    guides = range(len(architectures) - 1)
 
     def guidance(key: jax.Array) -> jax.Array:
         return keep_guides(key, len(guides), drop)
 
     iterate = guided_iteration(guides, guidance, temperature, lam, kl_reduction)
-    roles = pool_roles(len(members), "teacher", "assistant")
-    return Method(iterate, roles, stages=stages("dgkd", len(members)), frozen=tuple(guides))
+    roles = pool_roles(len(architectures), "teacher", "assistant")
+    return Method(iterate, roles, stages=stages("dgkd", len(architectures)), frozen=tuple(guides))
 
 
 def keep_guides(key: jax.Array, count: int, drop: int) -> jax.Array:
@@ -69,11 +70,7 @@ def stages(method: str, size: int) -> tuple[Stage, ...]:
 
 
 def guided_iteration(
-    guides: Sequence[int],
-    guidance: Callable[[jax.Array], jax.Array],
-    temperature: float,
-    lam: float,
-    kl_reduction: str,
+    guides: Sequence[int], guidance: Callable[[jax.Array], jax.Array], temperature: float, lam: float, kl_reduction: str
 ) -> Callable:
     """The iteration in which the last member learns from frozen `guides`: that of DGKD, and of TAKD.
 
@@ -83,15 +80,13 @@ def guided_iteration(
         temperature, lam, kl_reduction: as of `dgkd`.
     """
 
-    def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
-        frozen = select(context.pool, range(context.pool.size - 1))
-        student = select(context.pool, [context.pool.size - 1])
+    def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
+        frozen, student = pool.select(range(pool.size - 1)), pool.select([pool.size - 1])
         images = context.normalize(batch.images)
         # All of them for the metrics; the compiler drops what is not asked for.
-        logits_t = predict(frozen, take(frozen, stacks), images).logits
+        logits_t = predict(frozen, images).logits
         sources, weights = logits_t[jnp.array(guides)], guidance(context.key)
-        stacks_s = take(student, stacks)
-        passed = forward(student, stacks_s, images)
+        passed = forward(student, images)
 
         def loss(out):
             distilled = guided_distillation(out.logits, sources, weights[None], temperature)
@@ -99,8 +94,7 @@ def guided_iteration(
                 distilled = distilled / out.logits.shape[-1]
             return (1 - lam) * cross_entropy(out.logits, batch.labels) + lam * distilled
 
-        stacks_s, _ = learn(context, student, stacks_s, passed, loss)
         logits = jnp.concatenate([logits_t, passed.logits])
-        return put(student, stacks, stacks_s), scores(context, logits, batch.labels)
+        return pool.put(learn(context, passed, loss)), scores(context, logits, batch.labels)
 
     return iterate

@@ -13,36 +13,33 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from orc_jax.data.sets import Images
+from orc_jax.data.types import Images
 from orc_jax.errors import require
 from orc_jax.losses import cross_entropy, guided_distillation
 from orc_jax.methods.base import Method, pool_roles, require_members, scores
-from orc_jax.step import Context, Stacks, forward, learn
+from orc_jax.pool import Pool
+from orc_jax.verbs import Context, forward, learn
 
 
-def dml(members: Sequence[str], *, temperature: float = 1.0) -> Method:
+def dml(architectures: Sequence[str], *, temperature: float = 1.0) -> Method:
     """The method.
 
     Args:
-        members: architectures in member order.
         temperature: T of the mimicry loss, which is multiplied by T^2; 1 in the paper.
-
-    Raises:
-        UserError: for an option out of its range, or a pool of one.
     """
     require("config.dml.temperature", temperature, temperature > 0, "greater than 0")
-    require_members("dml", members, 2)
-    size = len(members)
+    require_members("dml", architectures, 2)
+    size = len(architectures)
 
-    def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
-        passed = forward(context.pool, stacks, context.normalize(batch.images))
+    def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
+        passed = forward(pool, context.normalize(batch.images))
         guidance = (1.0 - jnp.eye(size)) / (size - 1)
 
         def loss(out):
             mimicry = guided_distillation(out.logits, passed.logits, guidance, temperature)
             return cross_entropy(out.logits, batch.labels) + mimicry
 
-        stacks, _ = learn(context, context.pool, stacks, passed, loss)
-        return stacks, scores(context, passed.logits, batch.labels)
+        pool = learn(context, passed, loss)
+        return pool, scores(context, passed.logits, batch.labels)
 
     return Method(iterate, pool_roles(size, "peer", "peer"))

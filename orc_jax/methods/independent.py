@@ -4,18 +4,20 @@ from collections.abc import Sequence
 
 import jax
 
-from orc_jax.data.sets import Images
+from orc_jax.data.types import Images
 from orc_jax.losses import cross_entropy
 from orc_jax.methods.base import Method, pool_roles, scores
-from orc_jax.step import Context, Stacks, forward, learn
+from orc_jax.pool import Pool
+from orc_jax.verbs import Context, forward, learn
 
 
-def independent(members: Sequence[str]) -> Method:
+def independent(architectures: Sequence[str]) -> Method:
     """Cross-entropy training of all members, on the same batches."""
 
-    def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
-        passed = forward(context.pool, stacks, context.normalize(batch.images))
-        stacks, _ = learn(context, context.pool, stacks, passed, lambda out: cross_entropy(out.logits, batch.labels))
-        return stacks, scores(context, passed.logits, batch.labels)
+    def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
+        passed = forward(pool, context.normalize(batch.images))
+        pool = learn(context, passed, lambda out: cross_entropy(out.logits, batch.labels))
+        return pool, scores(context, passed.logits, batch.labels)
 
-    return Method(iterate, pool_roles(len(members), "member", "member"), isolates=True)
+    size = len(architectures)
+    return Method(iterate, pool_roles(size, "member", "member"), spares=max(size - 2, 0))

@@ -15,15 +15,16 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from orc_jax.data.sets import Images
+from orc_jax.data.types import Images
 from orc_jax.errors import require, require_choice
 from orc_jax.losses import cross_entropy, distillation
 from orc_jax.methods.base import Method, pool_roles, require_members, scores
-from orc_jax.step import Context, Stacks, forward, learn
+from orc_jax.pool import Pool
+from orc_jax.verbs import Context, forward, learn
 
 
 def kdcl(
-    members: Sequence[str],
+    architectures: Sequence[str],
     *,
     temperature: float = 2.0,
     lam: float = 1.0,
@@ -33,32 +34,28 @@ def kdcl(
     """The method.
 
     Args:
-        members: architectures in member order.
         temperature: T; 2 in the paper.
         lam: weight of distillation; 1 in the paper.
         target: "minlogit" (the one that is quoted most), "naive" or "linear".
         own_augmentation: every network sees its own crop and flip; off, all see the same.
-
-    Raises:
-        UserError: for an option out of its range, or a pool of one.
     """
     require("config.kdcl.temperature", temperature, temperature > 0, "greater than 0")
     require("config.kdcl.lam", lam, lam >= 0, "at least 0")
     require_choice("config.kdcl.target", target, TARGETS)
-    require_members("kdcl", members, 2)
+    require_members("kdcl", architectures, 2)
 
-    def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
-        passed = forward(context.pool, stacks, context.normalize(batch.images))
+    def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
+        passed = forward(pool, context.normalize(batch.images))
         logits_t = TARGETS[target](context, passed.logits, batch.labels)
 
         def loss(out):
             return cross_entropy(out.logits, batch.labels) + lam * distillation(out.logits, logits_t[None], temperature)
 
-        stacks, _ = learn(context, context.pool, stacks, passed, loss)
-        return stacks, scores(context, passed.logits, batch.labels)
+        pool = learn(context, passed, loss)
+        return pool, scores(context, passed.logits, batch.labels)
 
-    views = len(members) if own_augmentation else 1
-    return Method(iterate, pool_roles(len(members), "peer", "peer"), views=views)
+    views = len(architectures) if own_augmentation else 1
+    return Method(iterate, pool_roles(len(architectures), "peer", "peer"), views=views)
 
 
 def naive(context: Context, logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -19,19 +19,20 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from orc_jax.data.sets import Images
+from orc_jax.data.types import Images
 from orc_jax.errors import require
 from orc_jax.losses import cross_entropy, softened_kl
 from orc_jax.methods.base import Method, pool_roles, rampup, require_members, scores
 from orc_jax.models.layers import torch_uniform
-from orc_jax.pool import Outputs, Params
-from orc_jax.step import Context, Setup, Stacks, forward, learn, new_stack, predict
+from orc_jax.models.network import Params
+from orc_jax.pool import Outputs, Pool, PoolSpec
+from orc_jax.verbs import Context, Setup, forward, learn, new_stack, predict
 
 ATTENTION = "attention"  # the head that holds the projections
 
 
 def okddip(
-    members: Sequence[str],
+    architectures: Sequence[str],
     *,
     temperature: float = 3.0,
     weight: float = 1.0,
@@ -42,7 +43,7 @@ def okddip(
     """The method.
 
     Args:
-        members: architectures in member order: auxiliary peers, then the leader.
+        architectures: in member order: auxiliary peers, then the leader.
         temperature: T; 3 in the paper.
         weight: of distillation once w has risen; 1 in the paper.
         rampup_fraction: r as a share of the run.
@@ -50,59 +51,56 @@ def okddip(
             authors' code. Peers of one architecture share theirs, as there.
         peers_follow_targets: gradients of the targets reach the peers' logits, as in the authors' code; off, they reach
             the projections alone. NOTE(paper): the paper does not say.
-
-    Raises:
-        UserError: for an option out of its range, or a pool without two peers and a leader.
     """
     require("config.okddip.temperature", temperature, temperature > 0, "greater than 0")
     require("config.okddip.weight", weight, weight >= 0, "at least 0")
     require("config.okddip.rampup_fraction", rampup_fraction, 0 <= rampup_fraction <= 1, "between 0 and 1")
     require("config.okddip.projection_divisor", projection_divisor, projection_divisor >= 1, "at least 1")
-    require_members("okddip", members, 3)
-    peers = len(members) - 1
+    require_members("okddip", architectures, 3)
+    peers = len(architectures) - 1
 
-    def start(setup: Setup, stacks: Stacks, key: jax.Array) -> Stacks:
+    def start(setup: Setup, pool: Pool, key: jax.Array) -> Pool:
         images = jax.ShapeDtypeStruct((1, *setup.image_shape), jnp.float32)
-        features = jax.eval_shape(lambda images: predict(setup.pool, stacks, images).features, images)
-        dims = {stack.name: features[stack.name].shape[-1] for stack in setup.pool.stacks if min(stack.members) < peers}
+        features = jax.eval_shape(lambda images: predict(pool, images).features, images)
+        dims = {stack.name: features[stack.name].shape[-1] for stack in pool.spec.stacks if min(stack.members) < peers}
         width = max(min(dims.values()) // projection_divisor, 1)
         params = {}
         for i, (name, dim) in enumerate(dims.items()):
             for j, kind in enumerate(("query", "key")):
                 init = torch_uniform(dim)
                 params[f"{name}.{kind}"] = init(jax.random.fold_in(key, 2 * i + j), (1, dim, width))
-        return stacks | {ATTENTION: new_stack(setup, params, {})}
+        return pool.replace(stacks=pool.stacks | {ATTENTION: new_stack(setup, params, {})})
 
-    def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
-        passed = forward(context.pool, stacks, context.normalize(batch.images))
+    def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
+        passed = forward(pool, context.normalize(batch.images))
         ramp = weight * rampup(context.progress, rampup_fraction)
 
         def loss(out):
             logits_p, logits_l = out.logits[:peers], out.logits[peers:]
-            queries, keys = (project(context, out, kind)[:peers] for kind in ("query", "key"))
+            queries, keys = (project(pool.spec, out, kind)[:peers] for kind in ("query", "key"))
             taught = logits_p if peers_follow_targets else jax.lax.stop_gradient(logits_p)
             targets = jnp.concatenate([mixtures(queries, keys, taught), taught.mean(0, keepdims=True)])
             distilled = softened_kl(jnp.concatenate([logits_p, logits_l]), targets, temperature)
             return cross_entropy(out.logits, batch.labels) + ramp * distilled
 
-        stacks, _ = learn(context, context.pool, stacks, passed, loss)
-        return stacks, scores(context, passed.logits, batch.labels)
+        pool = learn(context, passed, loss)
+        return pool, scores(context, passed.logits, batch.labels)
 
-    return Method(iterate, pool_roles(len(members), "auxiliary peer", "auxiliary peer"), start=start)
+    return Method(iterate, pool_roles(len(architectures), "auxiliary peer", "auxiliary peer"), start=start)
 
 
-def project(context: Context, out: Outputs, kind: str) -> jax.Array:
+def project(spec: PoolSpec, out: Outputs, kind: str) -> jax.Array:
     """Every member's features through the projection `kind` of its architecture: `[members, batch, width]`.
 
     A leader of an architecture that no peer has is not projected: its place holds zeros, which nobody looks at.
     """
     head: Params = out.heads[ATTENTION]
     width = next(iter(head.values())).shape[-1]
-    projected = [None] * context.pool.size
-    for stack in context.pool.stacks:
-        for member, features in zip(stack.members, out.features[stack.name], strict=True):
+    projected = [jnp.zeros(0)] * spec.size
+    for stack in spec.stacks:
+        for position, features in zip(spec.positions(stack), out.features[stack.name], strict=True):
             kernel = head.get(f"{stack.name}.{kind}")
-            projected[member] = jnp.zeros((len(features), width)) if kernel is None else features @ kernel[0]
+            projected[position] = jnp.zeros((len(features), width)) if kernel is None else features @ kernel[0]
     return jnp.stack(projected)
 
 

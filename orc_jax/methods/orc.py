@@ -17,22 +17,22 @@ is an option with a default.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from orc_jax.data.sets import Images
-from orc_jax.errors import UserError, require, require_choice
+from orc_jax.data.types import Images
+from orc_jax.errors import require, require_choice
 from orc_jax.losses import cross_entropy, guided_distillation
-from orc_jax.methods.base import Method, Stage, pool_roles, scores
-from orc_jax.pool import one_member, put, put_row, select, take, take_row
-from orc_jax.roles import feedback_indices, feedback_shares, top_k_mask
-from orc_jax.step import Context, Stacks, forward, learn, part, predict
+from orc_jax.methods.base import Method, Share, Stage, pool_roles, scores
+from orc_jax.pool import Outputs, Pool
+from orc_jax.roles import hand_back, top_k_mask
+from orc_jax.verbs import Context, forward, learn, learn_and_look, learn_where, predict
 
 
 def orc(
-    members: Sequence[str],
+    architectures: Sequence[str],
     *,
     num_temporary_teachers: int = 1,
     temperature: float = 4.0,
@@ -52,7 +52,6 @@ def orc(
     """The method.
 
     Args:
-        members: architectures in member order.
         num_temporary_teachers: k, the students promoted in each iteration; 1 was best in the paper.
         temperature: T of the distillation terms. NOTE(paper): not known to us; 4 is usual for CIFAR-100.
         beta: weight of distillation against labels, in [0, 1]. NOTE(paper): not known to us.
@@ -73,9 +72,6 @@ def orc(
         pivot_batch_norm: the pivot teacher teaches with "running" statistics, or with those of the "batch".
             NOTE(paper): not known to us.
         pivot_lr_multiplier: the pivot teacher's learning rate over that of the students. NOTE(paper): not known to us.
-
-    Raises:
-        UserError: for an option out of its range, or a student group that is too small for k.
     """
     require("config.num_temporary_teachers", num_temporary_teachers, num_temporary_teachers >= 1, "at least 1")
     require("config.orc.temperature", temperature, temperature > 0, "greater than 0")
@@ -90,126 +86,107 @@ def orc(
 
     k = num_temporary_teachers
     fixed = () if role_change else tuple(range(1, k + 1))
-    students = len(members) - 1
-    if k >= students:
-        raise UserError(
-            f"config.num_temporary_teachers={k}: must be less than the {students} networks of the student group; "
-            f"config.num_networks={len(members)} would have to be at least {k + 2}"
-        )
+    num_students = len(architectures) - 1
+    enough = f"config.num_networks={len(architectures)} would have to be at least {k + 2}"
+    fits = f"less than the {num_students} networks of the student group; {enough}"
+    require("config.num_temporary_teachers", k, k < num_students, fits)
+    handed_back_by = functools.partial(hand_back, fraction=feedback_fraction)
 
-    def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
-        size = context.pool.size
-        pivot, temporary = select(context.pool, [0]), select(context.pool, fixed)
-        students = select(context.pool, range(1 + len(fixed), size))
-        stacks_p, stacks_s = take(pivot, stacks), take(students, stacks)
+    def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
+        pivot, students = pool.select([0]), pool.select(range(1 + len(fixed), pool.size))
         images, labels = context.normalize(batch.images), batch.labels
 
         # Evaluation and role change, on the global batch.
-        passed = forward(students, stacks_s, images)
+        passed = forward(students, images)
         losses = context.gather(cross_entropy(passed.logits, labels), axis=1)
-        mean_losses = losses.mean(1)
-        promoted = top_k_mask(mean_losses, k) if role_change else jnp.zeros(students.size, bool)
-        feedback_size = max(1, round(feedback_fraction * losses.shape[1]))
-        shares = feedback_shares(mean_losses, feedback_size)
-        handed_back = feedback_indices(losses, shares, feedback_size)
+        promoted = top_k_mask(losses.mean(1), k) if role_change else jnp.zeros(students.size, bool)
+        shares, handed_back = handed_back_by(losses)
 
         # Intensive teaching.
         if intensive_teaching:
-            stacks_p = teach_pivot(context, pivot, stacks_p, batch, handed_back)
-        logits_p = _teaching_logits(pivot, stacks_p, images, pivot_batch_norm)
+            ratio = mix_ratio(context.key, intensive_samples, mixup_alpha)
+            pivot = teach_pivot(context, pivot, batch, handed_back, ratio, pivot_lr_multiplier)
+        logits_p = (predict if pivot_batch_norm == "running" else forward)(pivot, images).logits
 
         # Private and group teaching.
-        def teaching_by(logits_t, teaches):
+        def teaching_by(logits_t: jax.Array, teaches: jax.Array) -> Callable[..., jax.Array]:
             """The losses of all students, or of one, as a function of their outputs."""
             sources, guidance = teacher_group(logits_p, logits_t, teaches, promoted, teaching)
             guidance *= jnp.where(promoted, private_teaching, group_teaching)[:, None]
 
-            def loss(out, student=None):
+            def loss(out: Outputs, student: jax.Array | None = None) -> jax.Array:
                 guided = guidance if student is None else guidance[student][None]
                 return teaching_loss(out.logits, labels, sources, guided, temperature, beta)
 
             return loss
 
+        logits_f = logits_p[:0]  # of fixed temporary teachers
         if not role_change:
-            logits_t = predict(temporary, take(temporary, stacks), images).logits
-            stacks_s, _ = learn(context, students, stacks_s, passed, teaching_by(logits_t, jnp.ones(k, bool)))
+            logits_f = predict(pool.select(fixed), images).logits
+            students = learn(context, passed, teaching_by(logits_f, jnp.ones(k, bool)))
         elif temporary_teacher_logits == "before":
-            stacks_s, _ = learn(context, students, stacks_s, passed, teaching_by(passed.logits, promoted))
+            students = learn(context, passed, teaching_by(passed.logits, promoted))
         else:
             private = teaching_by(logits_p[:0], jnp.zeros(0, bool))
-            stacks_s, logits_t = teach_promoted(context, students, stacks_s, passed, promoted, images, private)
+            # NOTE(paper): the second look is in training mode, as the first.
+            students, logits_t = learn_and_look(context, passed, promoted, k, private, images)
             group = teaching_by(logits_t, jnp.ones(k, bool))
-            stacks_s = teach_rest(context, students, stacks_s, passed, promoted, group)
+            students = learn_where(context, passed, students, ~promoted, group)
 
-        stacks = put(students, put(pivot, stacks, stacks_p), stacks_s)
-        taught = [logits_p, passed.logits] if role_change else [logits_p, logits_t, passed.logits]
-        logits = jnp.concatenate(taught)
-        in_student_group = lambda x: jnp.zeros(size).at[size - students.size :].set(x)  # noqa: E731
-        return stacks, scores(context, logits, labels) | {
+        logits = jnp.concatenate([logits_p, logits_f, passed.logits])
+        in_student_group = lambda x: jnp.zeros(pool.size).at[-students.size :].set(x)  # noqa: E731
+        return pool.put(pivot).put(students), scores(context, logits, labels) | {
             "promoted": in_student_group(promoted),
             "feedback_share": in_student_group(shares / shares.sum()),
         }
 
-    def teach_pivot(context, pivot, stacks_p, batch, handed_back):
-        """Intensive teaching: L_1 = lam CE(y, p(x~)) + (1 - lam) CE(y_F, p(x~)) with x~ = lam x + (1 - lam) x_F."""
-        all_images, all_labels = context.gather(batch.images), context.gather(batch.labels)
-        partner = context.local(jnp.resize(handed_back, all_labels.shape), batch.labels.shape[0])
-        feedback = Images(all_images[partner], all_labels[partner])
-        lam = {"training": 1.0, "feedback": 0.0}.get(intensive_samples)
-        if lam is None:
-            lam = jax.random.beta(context.key, mixup_alpha, mixup_alpha)
-        mixed = lam * context.normalize(batch.images) + (1 - lam) * context.normalize(feedback.images)
-        passed = forward(pivot, stacks_p, mixed)
-
-        def loss(out):
-            of_batch, of_feedback = (cross_entropy(out.logits, y) for y in (batch.labels, feedback.labels))
-            return lam * of_batch + (1 - lam) * of_feedback
-
-        return learn(context, pivot, stacks_p, passed, loss, lr_multiplier=pivot_lr_multiplier)[0]
-
-    # Where temporary teachers have to learn before they teach, students learn one by one, in branches: none is computed
-    # that does not learn, and of the promoted alone a second forward pass. Members of one architecture share a branch.
-
-    def lesson(context, stack, row, state, passed, loss):
-        """The new state of the student in `row` of `stack`, which is in `state`; its leaves are `[1, ...]`."""
-        student = jnp.array(stack.members)[row]
-        own = {stack.name: take_row(state, row)}
-        return learn(context, one_member(stack), own, part(passed, stack, row), lambda out: loss(out, student))[0]
-
-    def teach_promoted(context, students, stacks_s, passed, promoted, images, loss):
-        """Private teaching, and the logits `[k, batch, classes]` of the temporary teachers afterwards."""
-
-        def teach(stack, row, stacks_s):
-            own = lesson(context, stack, row, stacks_s[stack.name], passed, loss)
-            # NOTE(paper): the second look is in training mode, as the first; it does not move the statistics again.
-            logits = forward(one_member(stack), own, images).logits
-            return stacks_s | {stack.name: put_row(stacks_s[stack.name], row, own[stack.name])}, logits
-
-        branches = [functools.partial(teach, stack) for stack in students.stacks]
-        places = sorted((m, s, row) for s, stack in enumerate(students.stacks) for row, m in enumerate(stack.members))
-        _, stack_of, row_of = jnp.array(places).T
-        logits_t = []
-        for i in jnp.nonzero(promoted, size=k)[0]:
-            stacks_s, logits = jax.lax.switch(stack_of[i], branches, row_of[i], stacks_s)
-            logits_t.append(logits)
-        return stacks_s, jnp.concatenate(logits_t)
-
-    def teach_rest(context, students, stacks_s, passed, promoted, loss):
-        """Group teaching."""
-
-        def teach(stack, row, state):
-            def taught():
-                return put_row(state, row, lesson(context, stack, row, state, passed, loss)[stack.name])
-
-            return jax.lax.cond(promoted[jnp.array(stack.members)[row]], lambda: state, taught)
-
-        rows = {stack.name: (len(stack.members), functools.partial(teach, stack)) for stack in students.stacks}
-        return {name: jax.lax.fori_loop(0, count, body, stacks_s[name]) for name, (count, body) in rows.items()}
-
+    roles = pool_roles(len(architectures), "pivot teacher", "assistant")
     metrics = ("loss", "accuracy", "promoted", "feedback_share")
-    stages = (Stage("pivot", "independent", (0, *fixed)),)
-    roles = pool_roles(len(members), "pivot teacher", "assistant")
-    return Method(iterate, roles, metrics, shares=("promoted",), stages=stages, frozen=fixed, isolates=True)
+    stages, spares = (Stage("pivot", "independent", (0, *fixed)),), num_students - k
+    return Method(
+        iterate, roles, metrics, (PROMOTED,), stages=stages, frozen=fixed, spares=spares, hand_back=handed_back_by
+    )
+
+
+PROMOTED = Share(
+    "promoted",
+    "Temporary teachers",
+    "Which student was promoted to temporary teacher, for the lowest cross-entropy on the batch, in which share of an "
+    "epoch's iterations (the paper's Fig. 4).",
+    adds_up=True,
+)
+
+
+def mix_ratio(key: jax.Array, samples: str, alpha: float) -> jax.Array | float:
+    """lam of intensive teaching: 1 for the training samples alone, 0 for the feedback samples, else drawn."""
+    if samples == "mixup":
+        return jax.random.beta(key, alpha, alpha)
+    return 1.0 if samples == "training" else 0.0
+
+
+def teach_pivot(
+    context: Context, pivot: Pool, batch: Images, handed_back: jax.Array, ratio: jax.Array | float, multiplier: float
+) -> Pool:
+    """Intensive teaching: L_1 = lam CE(y, p(x~)) + (1 - lam) CE(y_F, p(x~)) with x~ = lam x + (1 - lam) x_F.
+
+    Args:
+        context: for the gathering of feedback samples over devices, and for the update.
+        pivot: the pivot teacher.
+        batch: x and y, this device's share.
+        handed_back: positions of the feedback samples x_F in the global batch; repeated if there are fewer.
+        ratio: lam.
+        multiplier: of the learning rate.
+    """
+    all_images, all_labels = context.gather(batch.images), context.gather(batch.labels)
+    partner = context.local(jnp.resize(handed_back, all_labels.shape), batch.labels.shape[0])
+    feedback = Images(all_images[partner], all_labels[partner])
+    mixed = ratio * context.normalize(batch.images) + (1 - ratio) * context.normalize(feedback.images)
+
+    def loss(out: Outputs) -> jax.Array:
+        of_batch, of_feedback = (cross_entropy(out.logits, y) for y in (batch.labels, feedback.labels))
+        return ratio * of_batch + (1 - ratio) * of_feedback
+
+    return learn(context, forward(pivot, mixed), loss, lr_multiplier=multiplier)
 
 
 def teacher_group(
@@ -262,9 +239,3 @@ def teaching_loss(
     guided = guided_distillation(logits_s, sources, guidance, temperature)
     weight = jnp.where(guidance.any(1), beta, 0.0)[:, None]
     return (1 - weight) * cross_entropy(logits_s, labels) + weight * guided
-
-
-def _teaching_logits(pivot, stacks_p, images, pivot_batch_norm) -> jax.Array:
-    if pivot_batch_norm == "running":
-        return predict(pivot, stacks_p, images).logits
-    return forward(pivot, stacks_p, images).logits

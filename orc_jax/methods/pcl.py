@@ -20,21 +20,22 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from orc_jax.data.sets import Images
+from orc_jax.data.types import Images
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.losses import cross_entropy, distillation, guided_distillation
 from orc_jax.methods.base import Method, pool_roles, rampup, require_members, scores
 from orc_jax.models import LAST_STAGE
 from orc_jax.models.layers import torch_uniform
-from orc_jax.pool import Outputs, Params
-from orc_jax.step import Context, Setup, Stacks, StackState, forward, learn, new_stack, predict
+from orc_jax.models.network import Params
+from orc_jax.pool import Outputs, Pool
+from orc_jax.verbs import Context, Setup, forward, learn, new_stack, predict
 
 ENSEMBLE = "peer_ensemble"  # the head that is the ensemble teacher's classifier
 MEAN_TEACHERS = "mean_teachers"
 
 
 def pcl(
-    members: Sequence[str],
+    architectures: Sequence[str],
     *,
     temperature: float = 3.0,
     rampup_fraction: float = 0.2667,
@@ -44,57 +45,50 @@ def pcl(
     """The method.
 
     Args:
-        members: the peers' architecture, once for each.
+        architectures: that of the peers, once for each.
         temperature: T; 3 in the paper.
         rampup_fraction: r as a share of the run.
         ema_decay: the mean teachers' decay at step i is the lesser of this and `1 - 1 / (i + 1)`. Their running
             statistics are those of their own forward passes, which are in training mode. NOTE(paper): as in a
             reproduction; the paper's code is not public.
         own_augmentation: every peer sees its own crop and flip; off, all see the same.
-
-    Raises:
-        UserError: for an option out of its range, or a pool that is not of at least two equal networks with a known
-            last stage.
     """
     require("config.pcl.temperature", temperature, temperature > 0, "greater than 0")
     require("config.pcl.rampup_fraction", rampup_fraction, 0 <= rampup_fraction <= 1, "between 0 and 1")
     require("config.pcl.ema_decay", ema_decay, 0 <= ema_decay < 1, "in [0, 1)")
-    require_members("pcl", members, 2)
-    architecture = members[-1]
-    if set(members) != {architecture}:
+    require_members("pcl", architectures, 2)
+    architecture = architectures[-1]
+    if set(architectures) != {architecture}:
         raise UserError(
-            f"the peers of pcl share layers and must be of one architecture, but the pool is {', '.join(members)}; "
-            f"--config.teacher={architecture} --config.assistants=copies makes them so"
+            f"the peers of pcl share layers and must be of one architecture, but the pool is "
+            f"{', '.join(architectures)}; --config.teacher={architecture} --config.assistants=copies makes them so"
         )
     require_choice("config.student", architecture, LAST_STAGE)
-    size = len(members)
+    size = len(architectures)
 
     def is_shared(name: str) -> bool:
         return not name.startswith(tuple(f"{part}." for part in LAST_STAGE[architecture]))
 
-    def start(setup: Setup, stacks: Stacks, key: jax.Array) -> Stacks:
+    def start(setup: Setup, pool: Pool, key: jax.Array) -> Pool:
         # NOTE(paper): branches start from weights of their own, so that peers differ.
-        stack = stacks[architecture]
+        stack = pool.stacks[architecture]
         tied = tie({architecture: stack.params}, is_shared, lambda x: x[-1:])[architecture]
         stack = stack.replace(params=tied)
         images = jax.ShapeDtypeStruct((1, *setup.image_shape), jnp.float32)
-        outputs = jax.eval_shape(lambda images: predict(setup.pool, stacks, images), images)
+        outputs = jax.eval_shape(lambda images: predict(pool, images), images)
         dim, classes = size * outputs.features[architecture].shape[-1], outputs.logits.shape[-1]
         key_kernel, key_bias = jax.random.split(key)
         init = torch_uniform(dim)
         classifier = {"kernel": init(key_kernel, (1, dim, classes)), "bias": init(key_bias, (1, classes))}
-        return {
-            architecture: stack,
-            ENSEMBLE: new_stack(setup, classifier, {}),
-            MEAN_TEACHERS: StackState(stack.params, stack.batch_stats, ()),
-        }
+        ensemble, means = new_stack(setup, classifier, {}), stack.replace(opt_state=())
+        return pool.replace(stacks={architecture: stack, ENSEMBLE: ensemble, MEAN_TEACHERS: means})
 
-    def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
+    def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
         images, labels = context.normalize(batch.images), batch.labels
-        teachers = stacks[MEAN_TEACHERS]
-        mean_pass = forward(context.pool, {architecture: teachers}, images)
-        learners = {name: stacks[name] for name in (architecture, ENSEMBLE)}
-        passed = forward(context.pool, learners, images)
+        teachers = pool.stacks[MEAN_TEACHERS]
+        mean_pass = forward(pool.replace(stacks={architecture: teachers}), images)
+        peers = pool.replace(stacks={name: pool.stacks[name] for name in (architecture, ENSEMBLE)})
+        passed = forward(peers, images)
         logits_e = ensemble_logits(passed.outputs)
         ramp = rampup(context.progress, rampup_fraction)
         guidance = (1.0 - jnp.eye(size)) / (size - 1)
@@ -106,20 +100,20 @@ def pcl(
             return jnp.concatenate([of_peers, cross_entropy(ensemble_logits(out), labels)[None]])
 
         share = lambda grads: tie(grads, is_shared, lambda x: x.sum(0, keepdims=True))  # noqa: E731
-        learners, _ = learn(context, context.pool, learners, passed, loss, share=share)
+        learnt = learn(context, passed, loss, share=share).stacks
         # NOTE(paper): shared layers see one batch per peer; their running statistics follow the mean over these.
         mean_over_peers = lambda x: x.mean(0, keepdims=True)  # noqa: E731
         statistics = {
-            architecture: learners[architecture].batch_stats,
+            architecture: learnt[architecture].batch_stats,
             MEAN_TEACHERS: mean_pass.batch_stats[architecture],
         }
         statistics = tie(statistics, is_shared, mean_over_peers)
-        stack = learners[architecture].replace(batch_stats=statistics[architecture])
+        stack = learnt[architecture].replace(batch_stats=statistics[architecture])
         decay = jnp.minimum(1.0 - 1.0 / (context.step + 1.0), ema_decay)
         moved = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, teachers.params, stack.params)
-        teachers = StackState(moved, statistics[MEAN_TEACHERS], ())
-        stacks = {architecture: stack, ENSEMBLE: learners[ENSEMBLE], MEAN_TEACHERS: teachers}
-        return stacks, scores(context, passed.logits, labels)
+        teachers = teachers.replace(params=moved, batch_stats=statistics[MEAN_TEACHERS])
+        stacks = {architecture: stack, ENSEMBLE: learnt[ENSEMBLE], MEAN_TEACHERS: teachers}
+        return pool.replace(stacks=stacks), scores(context, passed.logits, labels)
 
     return Method(
         iterate,

@@ -22,15 +22,16 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from orc_jax.data.sets import Images
+from orc_jax.data.types import Images
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.losses import cross_entropy, guided_distillation
-from orc_jax.methods.base import Method, pool_roles, require_members, scores
-from orc_jax.step import Context, Stacks, forward, learn
+from orc_jax.methods.base import Method, Share, pool_roles, require_members, scores
+from orc_jax.pool import Pool
+from orc_jax.verbs import Context, forward, learn
 
 
 def switokd(
-    members: Sequence[str],
+    architectures: Sequence[str],
     *,
     num_teachers: int = 1,
     temperature: float = 1.0,
@@ -40,29 +41,26 @@ def switokd(
     """The method.
 
     Args:
-        members: architectures in member order: teachers first, then students.
+        architectures: in member order: teachers first, then students.
         num_teachers: how many of them are teachers.
         temperature: T of the distillation terms; 1 in the authors' code.
         teacher_must_lead: expert mode needs t < s as well, as in the authors' code; off, the formula alone decides.
         paused_statistics: a paused teacher's running statistics are "moved", as in the authors' code, where its forward
             pass is in training mode, or "kept".
-
-    Raises:
-        UserError: for an option out of its range, or a pool without a teacher or a student.
     """
-    require_members("switokd", members, 2)
-    if not 1 <= num_teachers < len(members):
+    require_members("switokd", architectures, 2)
+    if not 1 <= num_teachers < len(architectures):
         raise UserError(
             f"config.switokd.num_teachers={num_teachers}: must be at least 1, and less than "
-            f"config.num_networks={len(members)}, so that there is a student"
+            f"config.num_networks={len(architectures)}, so that there is a student"
         )
     require("config.switokd.temperature", temperature, temperature > 0, "greater than 0")
     require_choice("config.switokd.paused_statistics", paused_statistics, ("moved", "kept"))
-    size = len(members)
+    size = len(architectures)
 
-    def iterate(context: Context, stacks: Stacks, batch: Images) -> tuple[Stacks, dict[str, jax.Array]]:
+    def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
         labels = batch.labels
-        passed = forward(context.pool, stacks, context.normalize(batch.images))
+        passed = forward(pool, context.normalize(batch.images))
         gap, threshold, leads = switches(context, passed.logits, labels, num_teachers)
         expert = (gap > threshold) & (leads if teacher_must_lead else True)  # [teachers, students]
         learns = jnp.ones(size, bool).at[:num_teachers].set(~expert.all(1))
@@ -73,18 +71,10 @@ def switokd(
             mutual = guided_distillation(out.logits, passed.logits, guidance, temperature)
             return cross_entropy(out.logits, labels) + mutual
 
-        stacks, _ = learn(
-            context,
-            context.pool,
-            stacks,
-            passed,
-            loss,
-            learns=learns,
-            pauses_statistics=paused_statistics == "kept",
-        )
+        pool = learn(context, passed, loss, learns=learns, pauses_statistics=paused_statistics == "kept")
         # Of each teacher the mean over its students, of each student the mean over its teachers.
         of_members = lambda x: jnp.concatenate([x.mean(1), x.mean(0)])  # noqa: E731
-        return stacks, scores(context, passed.logits, labels) | {
+        return pool, scores(context, passed.logits, labels) | {
             "gap": of_members(gap),
             "threshold": of_members(threshold),
             "expert_mode": of_members(expert.astype(jnp.float32)),
@@ -92,7 +82,15 @@ def switokd(
 
     roles = (*["teacher"] * num_teachers, *pool_roles(size - num_teachers, "student", "student"))
     metrics = ("loss", "accuracy", "gap", "threshold", "expert_mode")
-    return Method(iterate, roles, metrics, shares=("expert_mode",))
+    return Method(iterate, roles, metrics, shares=(EXPERT_MODE,))
+
+
+EXPERT_MODE = Share(
+    "expert_mode",
+    "Expert mode",
+    "The share of an epoch's iterations in which a teacher was too far ahead and paused: of each teacher the mean over "
+    "its students, of each student over its teachers.",
+)
 
 
 def switches(
@@ -101,7 +99,7 @@ def switches(
     """Gap G, threshold delta, and whether the teacher leads (t < s), of every pair, on the global batch.
 
     Args:
-        context: of the iteration.
+        context: for the mean over devices.
         logits: `[members, batch, classes]`, teachers first.
         labels: `[batch]`.
         num_teachers: how many members are teachers.

@@ -16,26 +16,22 @@ from orc_jax.methods.base import Method, pool_roles, require_members
 from orc_jax.methods.dgkd import guided_iteration, stages
 
 
-def takd(members: Sequence[str], *, temperature: float = 5.0, lam: float = 1.0) -> Method:
+def takd(architectures: Sequence[str], *, temperature: float = 5.0, lam: float = 1.0) -> Method:
     """The method.
 
     Args:
-        members: architectures in member order.
         temperature: T. NOTE(paper): searched for each experiment there; here as in DGKD, so that the two compare.
         lam: weight of distillation against labels. NOTE(paper): likewise.
-
-    Raises:
-        UserError: for an option out of its range, or a pool without a student.
     """
     require("config.takd.temperature", temperature, temperature > 0, "greater than 0")
     require("config.takd.lam", lam, 0 <= lam <= 1, "between 0 and 1")
-    require_members("takd", members, 2)
+    require_members("takd", architectures, 2)
 
     def guidance(key: jax.Array) -> jax.Array:
         del key  # nothing is drawn
         return jnp.ones(1)
 
-    iterate = guided_iteration([len(members) - 2], guidance, temperature, lam, "sum")
-    roles = pool_roles(len(members), "teacher", "assistant")
-    frozen = tuple(range(len(members) - 1))
-    return Method(iterate, roles, stages=stages("takd", len(members)), frozen=frozen)
+    iterate = guided_iteration([len(architectures) - 2], guidance, temperature, lam, "sum")
+    roles = pool_roles(len(architectures), "teacher", "assistant")
+    frozen = tuple(range(len(architectures) - 1))
+    return Method(iterate, roles, stages=stages("takd", len(architectures)), frozen=frozen)

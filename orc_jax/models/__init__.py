@@ -1,7 +1,8 @@
 """The backbones, by the names that the field's tables use.
 
 A model is a Flax NNX module `Model(num_classes, *, image_shape, dtype, axis_name, rngs)`; called on images
-`[batch, height, width, channels]` it returns `(logits [batch, classes] float32, features [batch, dim])`.
+`[batch, height, width, channels]` it returns `(logits [batch, classes] float32, features [batch, dim])`. `image_shape`
+is (height, width, channels), and the last three are those of `orc_jax.models.layers.make_layers`.
 """
 
 from collections.abc import Callable

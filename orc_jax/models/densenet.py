@@ -4,12 +4,13 @@ Attribute names are those of the PyTorch state dicts: `features.conv0 features.d
 features.transition1.conv ... fc`.
 """
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
-from orc_jax.models.layers import Layers, global_average_pool, he_fan_in, make_layers
+from orc_jax.models.layers import Given, Layers, global_average_pool, he_fan_in, make_layers
 
 
 class DenseLayer(nnx.Module):
@@ -77,10 +78,8 @@ class DenseNet(nnx.Module):
     """DenseNet-BC of depth `6 * count + 4`, without a batch normalisation after its last block.
 
     Args:
-        num_classes: number of classes.
         count: layers in each of the three dense blocks.
         growth: channels that each layer adds.
-        image_shape, dtype, axis_name, rngs: as in `orc_jax.models.resnet.ResNet`.
     """
 
     def __init__(
@@ -90,15 +89,12 @@ class DenseNet(nnx.Module):
         count: int,
         growth: int,
         image_shape: tuple[int, int, int] = (32, 32, 3),
-        dtype: DTypeLike = jnp.float32,
-        axis_name: str | None = None,
-        rngs: nnx.Rngs,
+        **given: Unpack[Given],
     ):
-        layers = make_layers(dtype, axis_name, rngs, he_fan_in)
+        layers = make_layers(kernel_init=he_fan_in, **given)
         self.features = Features(layers, image_shape[-1], growth, count)
         self.fc = layers.linear(self.features.dim, num_classes, bias_init=nnx.initializers.zeros)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
         features = global_average_pool(self.features(images))
         return self.fc(features), features

@@ -5,15 +5,15 @@ batch normalisation whose running variance is unbiased, and its initial distribu
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from orc_jax.conv import conv_general_dilated
+from orc_jax.models.conv import conv_general_dilated
 
 # Kaiming normal, fan-out: Normal(0, sqrt(2 / (k * k * out))), not truncated; `out` is not divided by groups.
 he_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -44,10 +44,25 @@ class Layers(NamedTuple):
     linear: Callable[..., nnx.Linear]
 
 
+class Given(TypedDict):
+    """What every network is given by its pool: the first arguments of `make_layers`."""
+
+    dtype: DTypeLike
+    axis_name: str | None
+    rngs: nnx.Rngs
+
+
 def make_layers(
     dtype: DTypeLike, axis_name: str | None, rngs: nnx.Rngs, kernel_init: nnx.Initializer = he_fan_out
 ) -> Layers:
-    """The layers of a network whose activations are of `dtype` and whose convolutions start from `kernel_init`."""
+    """The layers of a network.
+
+    Args:
+        dtype: of the activations; parameters, statistics and logits are float32.
+        axis_name: mapped axis over which batch normalisation takes its statistics, if any.
+        rngs: with a `params` stream.
+        kernel_init: what convolutions start from.
+    """
     return Layers(
         conv=functools.partial(conv, kernel_init=kernel_init, dtype=dtype, rngs=rngs),
         norm=functools.partial(BatchNorm, dtype=dtype, axis_name=axis_name),
@@ -147,7 +162,7 @@ class BatchNorm(nnx.Module):
         return mean, var
 
 
-def apply(layers: nnx.List, x: jax.Array) -> jax.Array:
+def apply(layers: Iterable, x: jax.Array) -> jax.Array:
     """`x` through `layers` in turn, lists of layers among them: what a `torch.nn.Sequential` does."""
     for layer in layers:
         x = apply(layer, x) if isinstance(layer, nnx.List) else layer(x)
@@ -156,7 +171,8 @@ def apply(layers: nnx.List, x: jax.Array) -> jax.Array:
 
 def max_pool(x: jax.Array, size: int, *, strides: int, padding: int = 0) -> jax.Array:
     """The maximum over square windows of `[batch, height, width, channels]`; padding never wins."""
-    return nnx.max_pool(x, (size, size), (strides, strides), ((padding, padding), (padding, padding)))
+    sides: Any = ((padding, padding), (padding, padding))
+    return nnx.max_pool(x, (size, size), (strides, strides), sides)
 
 
 global_average_pool = functools.partial(jnp.mean, axis=(1, 2), dtype=jnp.float32)

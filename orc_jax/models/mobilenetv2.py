@@ -4,12 +4,13 @@ Attribute names are those of the PyTorch state dicts: `conv1.0 blocks.0.0.conv.0
 `features.0.0 features.1.conv.0.0 ... classifier.1` of the second.
 """
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
-from orc_jax.models.layers import Layers, apply, global_average_pool, make_layers
+from orc_jax.models.layers import Given, Layers, apply, global_average_pool, make_layers
 
 # (expansion, channels at width 1, blocks, stride of the first block); the last two for small images and for ImageNet.
 SETTINGS = (
@@ -47,23 +48,10 @@ class InvertedResidual(nnx.Module):
 
 
 class MobileNetV2Half(nnx.Module):
-    """RepDistiller's MobileNetV2 "mobile_half" for 32x32 images: half the width, ReLU, an expansion also by 1.
+    """RepDistiller's MobileNetV2 "mobile_half" for 32x32 images: half the width, ReLU, an expansion also by 1."""
 
-    Args:
-        num_classes: number of classes.
-        image_shape, dtype, axis_name, rngs: as in `orc_jax.models.resnet.ResNet`.
-    """
-
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        image_shape: tuple[int, int, int] = (32, 32, 3),
-        dtype: DTypeLike = jnp.float32,
-        axis_name: str | None = None,
-        rngs: nnx.Rngs,
-    ):
-        layers = make_layers(dtype, axis_name, rngs)
+    def __init__(self, num_classes: int, *, image_shape: tuple[int, int, int] = (32, 32, 3), **given: Unpack[Given]):
+        layers = make_layers(**given)
 
         def block(in_features, features, expansion, strides):
             inner = in_features * expansion
@@ -87,7 +75,6 @@ class MobileNetV2Half(nnx.Module):
         self.classifier = nnx.List([layers.linear(1280, num_classes, kernel_init=NORMAL, bias_init=ZEROS)])
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
         x = apply(self.conv2, apply(self.blocks, apply(self.conv1, images)))
         features = global_average_pool(x)
         return apply(self.classifier, features), features
@@ -98,22 +85,10 @@ class MobileNetV2(nnx.Module):
 
     NOTE: torchvision trains it with a dropout of 0.2. In a pool the members' logits are targets for each other, and
     dropout would make them noisy; it has no parameters, so checkpoints are not concerned.
-
-    Args:
-        num_classes: number of classes.
-        image_shape, dtype, axis_name, rngs: as in `orc_jax.models.resnet.ResNet`.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        image_shape: tuple[int, int, int] = (224, 224, 3),
-        dtype: DTypeLike = jnp.float32,
-        axis_name: str | None = None,
-        rngs: nnx.Rngs,
-    ):
-        layers = make_layers(dtype, axis_name, rngs)
+    def __init__(self, num_classes: int, *, image_shape: tuple[int, int, int] = (224, 224, 3), **given: Unpack[Given]):
+        layers = make_layers(**given)
 
         def block(in_features, features, expansion, strides):
             inner = in_features * expansion
@@ -122,18 +97,17 @@ class MobileNetV2(nnx.Module):
             project = unit(layers, inner, features, 1, relu6)[:2]
             return InvertedResidual([*expand, depthwise, *project], has_skip=strides == 1 and in_features == features)
 
-        self.features = nnx.List([nnx.List(unit(layers, image_shape[-1], 32, 3, relu6, strides=2))])
+        sequence: list[nnx.Module] = [nnx.List(unit(layers, image_shape[-1], 32, 3, relu6, strides=2))]
         in_features = 32
         for expansion, features, count, _, stride in SETTINGS:
             for i in range(count):
-                self.features.append(block(in_features, features, expansion, 1 if i else stride))
+                sequence.append(block(in_features, features, expansion, 1 if i else stride))
                 in_features = features
-        self.features.append(nnx.List(unit(layers, in_features, 1280, 1, relu6)))
+        self.features = nnx.List([*sequence, nnx.List(unit(layers, in_features, 1280, 1, relu6))])
         self.classifier = nnx.List(
             [lambda x: x, layers.linear(1280, num_classes, kernel_init=NORMAL, bias_init=ZEROS)]  # 0 is the dropout
         )
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
         features = global_average_pool(apply(self.features, images))
         return apply(self.classifier, features), features

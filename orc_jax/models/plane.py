@@ -4,13 +4,14 @@ Attribute names are those of the PyTorch state dicts: `conv_layers.0` (convoluti
 normalisation) ... `fc_layers.0`, counting ReLUs and poolings.
 """
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from orc_jax.errors import UserError
-from orc_jax.models.layers import apply, make_layers, max_pool, torch_default, torch_uniform
+from orc_jax.models.layers import Given, apply, make_layers, max_pool, torch_default, torch_uniform
 
 # By depth: channels of the 3x3 convolutions, "M" for a 2x2 max-pool, and hidden units of the linear layers before the
 # classifier. The code has one table for CIFAR-100 and a narrower one for CIFAR-10.
@@ -34,26 +35,17 @@ class Plane(nnx.Module):
     """A plain network of `depth` convolutions. With at most ten classes it is that of CIFAR-10, else of CIFAR-100.
 
     Args:
-        num_classes: number of classes.
         depth: number of convolutions: 2, 4, 6, 8 or 10.
         image_shape: (height, width, channels); the first linear layer depends on it.
-        dtype, axis_name, rngs: as in `orc_jax.models.resnet.ResNet`.
 
     Raises:
         UserError: if the poolings would leave nothing of the images.
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        *,
-        depth: int,
-        image_shape: tuple[int, int, int] = (32, 32, 3),
-        dtype: DTypeLike = jnp.float32,
-        axis_name: str | None = None,
-        rngs: nnx.Rngs,
+        self, num_classes: int, *, depth: int, image_shape: tuple[int, int, int] = (32, 32, 3), **given: Unpack[Given]
     ):
-        layers = make_layers(dtype, axis_name, rngs, torch_default)
+        layers = make_layers(kernel_init=torch_default, **given)
         convolutions, hidden = (CIFAR10 if num_classes <= 10 else CIFAR100)[depth]
         height, width, channels = image_shape
         self.conv_layers = nnx.List()
@@ -81,7 +73,6 @@ class Plane(nnx.Module):
         self.fc_layers.append(layers.linear(units, num_classes))
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
         x = apply(self.conv_layers, images)
         # flattened in PyTorch's order, channels first, so that its weights fit
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1).astype(jnp.float32)

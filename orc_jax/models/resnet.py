@@ -8,12 +8,12 @@ stage's first block.
 Attribute names are those of the PyTorch state dicts: `conv1 bn1 layer1.0.conv1 ... layer2.0.downsample.0 ... fc`.
 """
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from jax.typing import DTypeLike
+from typing import Unpack
 
-from orc_jax.models.layers import Layers, apply, global_average_pool, make_layers, max_pool
+import jax
+from flax import nnx
+
+from orc_jax.models.layers import Given, Layers, apply, global_average_pool, make_layers, max_pool
 
 
 class Block(nnx.Module):
@@ -35,12 +35,12 @@ class Block(nnx.Module):
             projection = [layers.conv(in_features, features, 1, strides=strides), layers.norm(features)]
         setattr(self, shortcut, nnx.List(projection))
         self.shortcut_name = shortcut
-        self.is_bottleneck = inner is not None
+        self.depth = len(shapes)
 
     def __call__(self, x):
-        y = self.bn2(self.conv2(nnx.relu(self.bn1(self.conv1(x)))))
-        if self.is_bottleneck:
-            y = self.bn3(self.conv3(nnx.relu(y)))
+        y = x
+        for i in range(1, self.depth + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(nnx.relu(y) if i > 1 else y))
         return nnx.relu(apply(getattr(self, self.shortcut_name), x) + y)
 
 
@@ -48,16 +48,11 @@ class ResNet(nnx.Module):
     """A residual network of three or four stages, all but the first of which halve the resolution.
 
     Args:
-        num_classes: number of classes.
         blocks: residual blocks of each stage.
         widths: channels of the stem and of each stage.
         inner: channels inside the bottlenecks of each stage; () for basic blocks.
         stem: "small", a 3x3 convolution, or "large", a 7x7 convolution and a max-pool that each halve the resolution.
         shortcut, head: names of the attributes that hold the projections and the classifier.
-        image_shape: (height, width, channels) of the images.
-        dtype: type of the activations; parameters, statistics and logits are float32.
-        axis_name: mapped axis over which batch normalisation takes its statistics, if any.
-        rngs: `nnx.Rngs` with a `params` stream.
     """
 
     def __init__(
@@ -71,11 +66,9 @@ class ResNet(nnx.Module):
         shortcut: str = "downsample",
         head: str = "fc",
         image_shape: tuple[int, int, int] = (32, 32, 3),
-        dtype: DTypeLike = jnp.float32,
-        axis_name: str | None = None,
-        rngs: nnx.Rngs,
+        **given: Unpack[Given],
     ):
-        layers = make_layers(dtype, axis_name, rngs)
+        layers = make_layers(**given)
         kernel_size, strides = {"small": (3, 1), "large": (7, 2)}[stem]
         self.conv1 = layers.conv(image_shape[-1], widths[0], kernel_size, strides=strides)
         self.bn1 = layers.norm(widths[0])
@@ -98,7 +91,6 @@ class ResNet(nnx.Module):
         self.head, self.stem = head, stem
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
         x = nnx.relu(self.bn1(self.conv1(images)))
         if self.stem == "large":
             x = max_pool(x, 3, strides=2, padding=1)

@@ -3,12 +3,13 @@
 Attribute names are those of the PyTorch state dicts: `conv1 bn1 layer1.0.conv1 ... linear`.
 """
 
+from typing import Any, Unpack
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
-from orc_jax.models.layers import Layers, apply, global_average_pool, make_layers, torch_default
+from orc_jax.models.layers import Given, Layers, apply, global_average_pool, make_layers, torch_default
 
 
 def shuffle(x: jax.Array, groups: int) -> jax.Array:
@@ -38,7 +39,8 @@ class UnitV1(nnx.Module):
         y = self.bn3(self.conv3(y))
         if not self.is_first:
             return nnx.relu(x + y)
-        pooled = nnx.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # the padding counts in the mean
+        sides: Any = ((1, 1), (1, 1))
+        pooled = nnx.avg_pool(x, (3, 3), (2, 2), sides)  # the padding counts in the mean
         return nnx.relu(jnp.concatenate([y, pooled], axis=-1))
 
 
@@ -85,23 +87,10 @@ class UnitV2(nnx.Module):
 
 
 class ShuffleV1(nnx.Module):
-    """ShuffleNet V1 with three groups and stages of 240, 480 and 960 channels.
+    """ShuffleNet V1 with three groups and stages of 240, 480 and 960 channels."""
 
-    Args:
-        num_classes: number of classes.
-        image_shape, dtype, axis_name, rngs: as in `orc_jax.models.resnet.ResNet`.
-    """
-
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        image_shape: tuple[int, int, int] = (32, 32, 3),
-        dtype: DTypeLike = jnp.float32,
-        axis_name: str | None = None,
-        rngs: nnx.Rngs,
-    ):
-        layers = make_layers(dtype, axis_name, rngs, torch_default)
+    def __init__(self, num_classes: int, *, image_shape: tuple[int, int, int] = (32, 32, 3), **given: Unpack[Given]):
+        layers = make_layers(kernel_init=torch_default, **given)
         self.conv1 = layers.conv(image_shape[-1], 24, 1)
         self.bn1 = layers.norm(24)
 
@@ -114,7 +103,6 @@ class ShuffleV1(nnx.Module):
         self.linear = layers.linear(960, num_classes)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
         x = nnx.relu(self.bn1(self.conv1(images)))
         for stage in (self.layer1, self.layer2, self.layer3):
             x = apply(stage, x)
@@ -123,23 +111,10 @@ class ShuffleV1(nnx.Module):
 
 
 class ShuffleV2(nnx.Module):
-    """ShuffleNet V2, width 1: stages of 116, 232 and 464 channels.
+    """ShuffleNet V2, width 1: stages of 116, 232 and 464 channels."""
 
-    Args:
-        num_classes: number of classes.
-        image_shape, dtype, axis_name, rngs: as in `orc_jax.models.resnet.ResNet`.
-    """
-
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        image_shape: tuple[int, int, int] = (32, 32, 3),
-        dtype: DTypeLike = jnp.float32,
-        axis_name: str | None = None,
-        rngs: nnx.Rngs,
-    ):
-        layers = make_layers(dtype, axis_name, rngs, torch_default)
+    def __init__(self, num_classes: int, *, image_shape: tuple[int, int, int] = (32, 32, 3), **given: Unpack[Given]):
+        layers = make_layers(kernel_init=torch_default, **given)
         self.conv1 = layers.conv(image_shape[-1], 24, 1)
         self.bn1 = layers.norm(24)
 
@@ -154,7 +129,6 @@ class ShuffleV2(nnx.Module):
         self.linear = layers.linear(1024, num_classes)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
         x = nnx.relu(self.bn1(self.conv1(images)))
         for stage in (self.layer1, self.layer2, self.layer3):
             x = apply(stage, x)

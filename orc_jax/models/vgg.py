@@ -4,13 +4,13 @@ Attribute names are those of the PyTorch state dicts: `block0.0` (convolution) `
 `classifier`.
 """
 
+from typing import Unpack
+
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from orc_jax.errors import require
-from orc_jax.models.layers import apply, global_average_pool, make_layers, max_pool
+from orc_jax.models.layers import Given, apply, global_average_pool, make_layers, max_pool
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks
 
@@ -19,9 +19,7 @@ class VGG(nnx.Module):
     """VGG with one linear layer.
 
     Args:
-        num_classes: number of classes.
         convolutions: 3x3 convolutions in each of the five blocks.
-        image_shape, dtype, axis_name, rngs: as in `orc_jax.models.resnet.ResNet`.
 
     Raises:
         UserError: if the images are smaller than 8 pixels, which three poolings would leave nothing of.
@@ -33,12 +31,10 @@ class VGG(nnx.Module):
         *,
         convolutions: tuple[int, int, int, int, int],
         image_shape: tuple[int, int, int] = (32, 32, 3),
-        dtype: DTypeLike = jnp.float32,
-        axis_name: str | None = None,
-        rngs: nnx.Rngs,
+        **given: Unpack[Given],
     ):
         require("the size of the images", image_shape, min(image_shape[:2]) >= 8, "at least 8x8 for a VGG")
-        layers = make_layers(dtype, axis_name, rngs)
+        layers = make_layers(**given)
         zeros = nnx.initializers.zeros
         in_features = image_shape[-1]
         for i, (count, features) in enumerate(zip(convolutions, WIDTHS, strict=True)):
@@ -51,12 +47,10 @@ class VGG(nnx.Module):
         self.classifier = layers.linear(in_features, num_classes, kernel_init=normal, bias_init=zeros)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
-        x = max_pool(apply(self.block0, images), 2, strides=2)
-        x = max_pool(apply(self.block1, x), 2, strides=2)
-        x = max_pool(apply(self.block2, x), 2, strides=2)
-        x = apply(self.block3, x)
-        if images.shape[1] == 64:
-            x = max_pool(x, 2, strides=2)
-        features = global_average_pool(apply(self.block4, x))
+        x = images
+        for i in range(len(WIDTHS)):
+            x = apply(getattr(self, f"block{i}"), x)
+            if i < 3 or (i == 3 and images.shape[1] == 64):
+                x = max_pool(x, 2, strides=2)
+        features = global_average_pool(x)
         return self.classifier(features), features

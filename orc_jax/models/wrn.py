@@ -4,12 +4,12 @@ Attribute names are those of the PyTorch state dicts: `conv1 block1.layer.0.bn1 
 bn1 fc`.
 """
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from jax.typing import DTypeLike
+from typing import Unpack
 
-from orc_jax.models.layers import Layers, apply, global_average_pool, make_layers
+import jax
+from flax import nnx
+
+from orc_jax.models.layers import Given, Layers, apply, global_average_pool, make_layers
 
 
 class Block(nnx.Module):
@@ -44,10 +44,8 @@ class WideResNet(nnx.Module):
     """Wide ResNet of depth `6 * blocks + 4`.
 
     Args:
-        num_classes: number of classes.
         blocks: blocks in each of the three stages.
         widen: factor on the stages' 16, 32 and 64 channels; the stem has 16.
-        image_shape, dtype, axis_name, rngs: as in `orc_jax.models.resnet.ResNet`.
     """
 
     def __init__(
@@ -57,11 +55,9 @@ class WideResNet(nnx.Module):
         blocks: int,
         widen: int,
         image_shape: tuple[int, int, int] = (32, 32, 3),
-        dtype: DTypeLike = jnp.float32,
-        axis_name: str | None = None,
-        rngs: nnx.Rngs,
+        **given: Unpack[Given],
     ):
-        layers = make_layers(dtype, axis_name, rngs)
+        layers = make_layers(**given)
         self.conv1 = layers.conv(image_shape[-1], 16, 3)
         self.block1 = Stage(layers, 16, 16 * widen, blocks=blocks, strides=1)
         self.block2 = Stage(layers, 16 * widen, 32 * widen, blocks=blocks, strides=2)
@@ -70,7 +66,6 @@ class WideResNet(nnx.Module):
         self.fc = layers.linear(64 * widen, num_classes, bias_init=nnx.initializers.zeros)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps `[batch, height, width, channels]` to float32 logits `[batch, classes]`, features `[batch, dim]`."""
         x = self.block3(self.block2(self.block1(self.conv1(images))))
         features = global_average_pool(nnx.relu(self.bn1(x)))
         return self.fc(features), features

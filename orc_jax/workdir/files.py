@@ -1,4 +1,4 @@
-"""One run at a time in a workdir."""
+"""The files of a workdir: replaced in one move, by one run at a time."""
 
 import contextlib
 import fcntl
@@ -12,6 +12,15 @@ from orc_jax.errors import UserError
 
 
 @contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turns the error of a write into `UserError`; `what` is written, by flag and path."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
     """Keeps other runs out of `workdir`, which is created. The lock ends with the process, however that ends.
 
@@ -21,11 +30,9 @@ def locked(workdir: Path) -> Iterator[None]:
     if not hosts.is_main():
         yield
         return
-    try:
+    with writing(f"--workdir={workdir}"):
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / "lock").open("a+")
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,3 +48,10 @@ def locked(workdir: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes `text` to `path` in one move: a process killed on the way leaves the old file."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    new.replace(path)

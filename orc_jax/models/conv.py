@@ -5,7 +5,7 @@ batch-grouped one. Compilers do badly with both: on CPU the step of a pool becom
 members trained one after the other. The convolution here carries its own batching rule, which runs the members one by
 one inside the same program. Nothing else in the project knows about it: the pool is still `vmap`.
 
-On CPU the gradients are written out, for one network as for many (see `_convolution`).
+On CPU the gradients are written out, for one network as for many (see `conv_general_dilated`).
 
 Convolutions that are grouped in a single network already (depthwise ones, grouped 1x1 ones) are written without the
 convolution instruction, as products and sums that `vmap` needs no help with; on CPU that is several times faster also
@@ -44,7 +44,7 @@ def depthwise(
     rows, columns = kernel.shape[:2]
     padded = jnp.pad(images, ((0, 0), *padding, (0, 0))).astype(jnp.float32)
     last_row, last_column = padded.shape[1] - rows, padded.shape[2] - columns
-    total = 0.0
+    total: Any = 0.0
     for i in range(rows):
         for j in range(columns):
             shifted = padded[:, i : i + last_row + 1 : strides[0], j : j + last_column + 1 : strides[1]]
@@ -76,31 +76,29 @@ def over_members(op: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     @mapped.def_vmap
     def rule(axis_size, in_batched, *operands):
         # Calling `mapped`, not `op`, keeps the rule in force for a further `vmap` around this one.
-        members = (
+        results = (
             mapped(*(x[i] if batched else x for x, batched in zip(operands, in_batched, strict=True)))
             for i in range(axis_size)
         )
-        return jnp.stack(list(members)), True
+        return jnp.stack(list(results)), True
 
     return mapped
 
 
 @functools.cache
-def _convolution(options: tuple[tuple[str, Any], ...], canonical: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def _convolution(
+    options: tuple[tuple[str, Any], ...], written_out: bool
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The convolution for one set of static options; cached so that equal layers share traces.
 
     Args:
         options: of `jax.lax.conv_general_dilated`.
-        canonical: the layout is NHWC, with explicit padding, neither groups nor dilation.
+        written_out: its gradients are convolutions that are written here; else the transposes that JAX uses, which need
+            the shape of the operand, not its value.
     """
 
     def plain(images, kernel):
         return lax.conv_general_dilated(images, kernel, **dict(options))
-
-    # XLA:CPU is fast with convolutions in one layout, and brings others into it outside of loops and branches only; so
-    # there the gradients are written in that layout. Elsewhere they are the transposes that JAX uses, which need the
-    # shape of the operand, not its value.
-    written_out = canonical and jax.default_backend() == "cpu"
 
     @functools.cache
     def images_gradient(shape, dtype):
@@ -231,7 +229,7 @@ def conv_general_dilated(
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     undilated = not isinstance(padding, str) and lhs_dilation in (None, (1, 1)) and rhs_dilation in (None, (1, 1))
     canonical = undilated and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
-    if feature_group_count > 1 and canonical:
+    if feature_group_count > 1 and canonical and not isinstance(padding, str):
         if feature_group_count == lhs.shape[-1] == rhs.shape[-1]:
             return depthwise(lhs, rhs, window_strides, padding)
         if rhs.shape[:2] == (1, 1) and tuple(window_strides) == (1, 1) and not np.any(padding):
@@ -249,4 +247,7 @@ def conv_general_dilated(
         ("feature_group_count", feature_group_count),
         ("precision", precision),
     )
-    return _convolution(options, canonical and feature_group_count == 1)(lhs, rhs)
+    # XLA:CPU is fast with convolutions in one layout, and brings others into it outside of loops and branches only; so
+    # there the gradients are written in that layout.
+    written_out = canonical and feature_group_count == 1 and jax.default_backend() == "cpu"
+    return _convolution(options, written_out)(lhs, rhs)

@@ -1,19 +1,18 @@
-"""Checkpoints by Orbax: the latest and the best of a run, with the description of the run beside the arrays.
+"""Checkpoints by Orbax: the latest and the best of a run, with the record of the run beside the arrays.
 
 Arrays go to disk and come back as NumPy's, so a checkpoint does not know on how many devices or in how many processes
 it was made. Each carries a checksum for every array: what was restored is what was saved, or an error says so.
 """
 
 import contextlib
-import json
 import os
 import re
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,13 +20,13 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from orc_jax import hosts
+from orc_jax import hosts, plugins, pool
 from orc_jax.errors import UserError
-from orc_jax.logs import replace_text
-from orc_jax.pool import Params, Pool, init, make_pool
+from orc_jax.models.network import Params
+from orc_jax.plugins import Plugins
+from orc_jax.pool import Pool, StackState, make_spec
+from orc_jax.workdir.record import Record, to_json
 
-DESCRIPTION = "config.json"  # of a run, in its workdir
-DESCRIBED = ("config", "members", "num_classes", "class_names", "num_train", "image_shape", "mean", "std")
 SELECTED_BY = "target_top1"  # the metric that "best" refers to
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"  # where checkpoints go that cannot be restored
@@ -69,15 +68,18 @@ def open_manager(workdir: Path, *, create: bool) -> ocp.CheckpointManager:
 
 
 def save(
-    manager: ocp.CheckpointManager, step: int, state: Any, description: dict, metrics: dict[str, float] | None = None
+    manager: ocp.CheckpointManager, step: int, state: Any, record: Record, selected_by: float | None = None
 ) -> None:
-    """Starts saving; returns as soon as `state` may be donated. Without `metrics` it cannot become the best.
+    """Starts saving the state after `step`; returns as soon as it may be donated.
+
+    `selected_by` is the target student's top-1; without it, this checkpoint cannot become the best.
 
     Raises:
         UserError: if this or the save before it cannot be written.
     """
     state = jax.device_get(state)
-    description = description | {"checksums": _checksums(state)}
+    description = to_json(record) | {"checksums": _checksums(state)}
+    metrics = None if selected_by is None else {SELECTED_BY: selected_by}
     items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), description=ocp.args.JsonSave(description))
     try:
         manager.save(step, args=items, metrics=metrics)
@@ -111,10 +113,28 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any, sharding: Shar
     Raises:
         UserError: if the checkpoint cannot be read, holds another structure, or other values than were saved.
     """
-    return jax.device_put(_restore(manager, step, like), sharding)
+    arrays = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    args = ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(item=like, restore_args=arrays, partial_restore=True),
+        description=ocp.args.JsonRestore(),
+    )
+    try:
+        with without_stragglers():
+            restored = manager.restore(step, args=args)
+        state, checksums = restored["state"], restored["description"]["checksums"]
+        expected, shapes = _leaves(like), {name: x.shape for name, x in _leaves(state).items()}
+        for name, x in expected.items():
+            if shapes.get(name) != x.shape:
+                raise ValueError(f"{name} is {shapes.get(name)}, expected was {x.shape}")
+        differing = [name for name, value in _checksums(state).items() if checksums[name] != value]
+        if differing:
+            raise ValueError(f"{len(differing)} arrays are not what was saved, among them {differing[0]}")
+    except Exception as error:  # Orbax raises whatever the storage below it does
+        raise _damaged(manager, step, error) from error
+    return jax.device_put(state, sharding)
 
 
-def restore_newest(workdir: Path, like: Any, sharding: Sharding, report: Callable[[str], None]) -> Any | None:
+def restore_newest(workdir: Path, like: Any, sharding: Sharding, warn: Callable[[str], None]) -> Any | None:
     """The newest state in `workdir` that can be restored, as by `restore`; None if there is no checkpoint at all.
 
     Damaged ones are reported and moved to `damaged/` in the workdir.
@@ -141,7 +161,7 @@ def restore_newest(workdir: Path, like: Any, sharding: Sharding, report: Callabl
         )
     for step, error in errors.items():
         if hosts.is_main():
-            report(f"{error} It is kept in {_set_aside(workdir, step)}.")
+            warn(f"{error} It is kept in {_set_aside(workdir, step)}.")
     return state
 
 
@@ -153,58 +173,49 @@ def _set_aside(workdir: Path, step: int) -> Path:
     return (workdir / CHECKPOINTS / str(step)).rename(place)
 
 
-def restore_networks(
-    manager: ocp.CheckpointManager,
-    step: int,
-    description: dict,
-    sharding: Sharding,
-    heads: dict[str, Params] | None = None,
-) -> tuple[Pool, dict[str, Params], dict[str, Params]]:
-    """The pool of the run that `description` describes, and its stacks' parameters and statistics at `step`.
+class Trained(NamedTuple):
+    """The networks of a run at a checkpoint."""
 
-    Nothing else of the state is read, so neither the method nor the optimizer of that run matters. If parameters of
-    `heads` (arrays or their shapes) are asked for, they are among the parameters returned.
+    record: Record
+    step: int
+    pool: Pool  # without optimizers
+
+
+def restore_networks(
+    workdir: Path,
+    record: Record,
+    which: str,
+    sharding: Sharding,
+    own: Plugins,
+    heads: Mapping[str, Params] | None = None,
+) -> Trained:
+    """The networks of the run in `workdir`, which may be training, or imported weights.
+
+    Nothing else of the state is read, so neither the method nor the optimizer of that run matters. `which` is "latest",
+    "best" or a step. `own` has the networks that may be a person's own, `heads` the shapes of heads that are asked for.
 
     Raises:
-        UserError: as `restore`.
+        UserError: if there is no such checkpoint, and as `restore`.
     """
-    pool = make_pool(
-        description["members"],
-        num_classes=description["num_classes"],
-        image_shape=tuple(description["image_shape"]),
-        dtype="float32",
-        axis_name=None,
-    )
-    params, batch_stats = jax.eval_shape(lambda: init(pool, 0))
-    target = {"stacks": {name: {"params": params[name], "batch_stats": batch_stats[name]} for name in params}}
-    target["stacks"] |= {name: {"params": value} for name, value in (heads or {}).items()}
-    stacks = restore(manager, step, target, sharding)["stacks"]
-    params = {name: stack["params"] for name, stack in stacks.items()}
-    batch_stats = {name: stacks[name]["batch_stats"] for name in batch_stats}
-    return pool, params, batch_stats
-
-
-def _restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
-    """What of the checkpoint is in `like`, as NumPy arrays."""
-    arrays = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), like)
-    args = ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(item=like, restore_args=arrays, partial_restore=True),
-        description=ocp.args.JsonRestore(),
-    )
-    try:
-        with without_stragglers():
-            restored = manager.restore(step, args=args)
-        state, checksums = restored["state"], restored["description"]["checksums"]
-        expected, shapes = _leaves(like), {name: x.shape for name, x in _leaves(state).items()}
-        for name, x in expected.items():
-            if shapes.get(name) != x.shape:
-                raise ValueError(f"{name} is {shapes.get(name)}, expected was {x.shape}")
-        differing = [name for name, value in _checksums(state).items() if checksums[name] != value]
-        if differing:
-            raise ValueError(f"{len(differing)} arrays are not what was saved, among them {differing[0]}")
-    except Exception as error:  # Orbax raises whatever the storage below it does
-        raise _damaged(manager, step, error) from error
-    return state
+    shape = {"num_classes": record.num_classes, "image_shape": record.image_shape}
+    spec = make_spec(record.architectures, plugins.models(record.architectures, own), **shape)
+    weights = jax.eval_shape(lambda: pool.init(spec, 0))
+    target: dict[str, Any] = {name: {"params": value} for name, value in (heads or {}).items()}
+    target |= {name: {"params": params, "batch_stats": stats} for name, (params, stats) in weights.items()}
+    while True:
+        with open_manager(workdir, create=False) as manager:
+            step = find_step(manager, which)
+            try:
+                arrays = restore(manager, step, {"stacks": target}, sharding)["stacks"]
+                break
+            except UserError:
+                if (workdir / CHECKPOINTS / str(step)).exists():
+                    raise  # else training has put a newer one in its place
+    stacks = {
+        name: StackState(params=of["params"], batch_stats=of.get("batch_stats", {}), opt_state=())
+        for name, of in arrays.items()
+    }
+    return Trained(record, step, Pool(spec=spec, stacks=stacks))
 
 
 def _metrics(manager: ocp.CheckpointManager, step: int) -> dict[str, float] | None:
@@ -252,7 +263,7 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
 
 def _checksums(tree: Any) -> dict[str, int]:
-    return {name: zlib.crc32(np.ascontiguousarray(leaf)) for name, leaf in _leaves(tree).items()}
+    return {name: zlib.crc32(np.ascontiguousarray(leaf).data) for name, leaf in _leaves(tree).items()}
 
 
 def _short(error: Exception) -> str:
@@ -274,10 +285,10 @@ def find_step(manager: ocp.CheckpointManager, which: str) -> int:
         return steps[-1]
     if which == "best":
         metrics = {step: _metrics(manager, step) for step in steps}
-        evaluated = [step for step in steps if metrics[step]]
+        evaluated = [(found[SELECTED_BY], step) for step, found in metrics.items() if found]
         if not evaluated:
             raise UserError(f"--checkpoint=best: none of the checkpoints {steps} has been evaluated yet")
-        return max(evaluated, key=lambda step: (metrics[step][SELECTED_BY], step))
+        return max(evaluated)[1]
     if which.isdigit() and int(which) in steps:
         return int(which)
     raise UserError(f"--checkpoint={which!r}: there is none of that step. Accepted: latest, best, or one of {steps}")
@@ -289,36 +300,3 @@ def has_checkpoint(workdir: Path) -> bool:
         return False
     with open_manager(workdir, create=False) as manager:
         return manager.latest_step() is not None
-
-
-def read_description(workdir: Path) -> dict | None:
-    """The description of the run in `workdir`; None if there is no run.
-
-    Raises:
-        UserError: if there is one that cannot be read.
-    """
-    path = workdir / DESCRIPTION
-    if not path.exists():
-        return None
-    try:
-        description = json.loads(path.read_text())
-        for key in DESCRIBED:
-            description[key]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is not the description of a run: {error}") from error
-    return description
-
-
-def write_description(workdir: Path, description: dict) -> None:
-    """Writes the description of a run, creating its workdir. Only the first process writes.
-
-    Raises:
-        UserError: if the workdir cannot be written.
-    """
-    if not hosts.is_main():
-        return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        replace_text(workdir / DESCRIPTION, json.dumps(description, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written: {error}") from error

@@ -1,25 +1,24 @@
 """The sections of a report on a run that need its networks at a checkpoint, and images."""
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
 
-from orc_jax import checkpoint
 from orc_jax.errors import UserError
-from orc_jax.reporting import collect, figures, measures
-from orc_jax.reporting.collect import Networks, Predicted, Record
-from orc_jax.reporting.page import Drawn, Section, table
-from orc_jax.reporting.sections import counted, percent
+from orc_jax.report import collect, figures, measures
+from orc_jax.report.collect import Logged, Networks, Predicted
+from orc_jax.report.page import Drawn, Section, table
+from orc_jax.report.sections import counted, percent
+from orc_jax.workdir import checkpoint
 
 HARD = 0.2  # the share of the evaluation samples that are the hard ones
 CLASSES = 20  # that a figure shows by name
 TSNE_CLASSES, TSNE_SAMPLES = 10, 500
 
 
-def classes(record: Record, predicted: Predicted) -> Section:
+def classes(logged: Logged, predicted: Predicted) -> Section:
     """Every member's accuracy on each class."""
-    names, class_names = record.pool.member_names, record.description["class_names"]
+    names, class_names = logged.names, logged.record.class_names
     accuracy = 100 * measures.per_class_accuracy(
         measures.predictions(predicted.logits), predicted.labels, len(class_names)
     )
@@ -40,16 +39,16 @@ def classes(record: Record, predicted: Predicted) -> Section:
     return Section("Accuracy by class", text, drawn=(drawn,))
 
 
-def pivot(record: Record, networks: Networks, predicted: Predicted, max_examples: int) -> Section:
+def pivot(logged: Logged, networks: Networks, predicted: Predicted, max_examples: int) -> Section:
     """The pivot teacher on the students' hard samples, before and after intensive teaching."""
     title = "Pivot teacher on hard samples"
-    if record.config.method != "orc":
-        return Section(title, f"Intensive teaching is part of orc; this run is one of {record.config.method}.")
+    if not collect.learns_on(networks.run, 0):
+        return Section(title, f"In {networks.run.config.method} no pre-trained teacher goes on learning.")
     try:
-        logits = collect.pivot_before(networks, record.workdir, max_examples)
+        logits = collect.pivot_before(networks, logged.workdir, max_examples)
     except UserError as error:
         return Section(title, f"The pivot teacher as it was before the run is not to be had: {error}.")
-    labels, class_names = predicted.labels, record.description["class_names"]
+    labels, class_names = predicted.labels, logged.record.class_names
     hard = measures.hardest(measures.losses(predicted.logits[1:], labels), HARD)
     both = measures.predictions(np.stack([logits, predicted.logits[0]]))
     all_before, all_after = (both == labels).mean(1)
@@ -75,9 +74,9 @@ def pivot(record: Record, networks: Networks, predicted: Predicted, max_examples
     return Section(title, text, html, (drawn,))
 
 
-def agreement(record: Record, predicted: Predicted) -> Section:
+def agreement(logged: Logged, predicted: Predicted) -> Section:
     """The share of equal predictions of every two members."""
-    names = record.pool.member_names
+    names = logged.names
     if len(names) == 1:
         return Section("Agreement", "It takes two members to agree.")
     values = measures.agreement(measures.predictions(predicted.logits))
@@ -92,9 +91,9 @@ def agreement(record: Record, predicted: Predicted) -> Section:
     return Section("Agreement", text, drawn=(drawn,))
 
 
-def correlations(record: Record, predicted: Predicted) -> Section:
+def correlations(logged: Logged, predicted: Predicted) -> Section:
     """How far the target student's logit correlations are from those of the first member."""
-    names = record.pool.member_names
+    names = logged.names
     if len(names) == 1:
         return Section("Logit correlations", "There is no teacher to compare with.")
     first, target = predicted.logits[0], predicted.logits[-1]
@@ -112,9 +111,9 @@ def correlations(record: Record, predicted: Predicted) -> Section:
     return Section("Logit correlations", text, drawn=(drawn,))
 
 
-def calibration(record: Record, predicted: Predicted) -> Section:
+def calibration(logged: Logged, predicted: Predicted) -> Section:
     """Whether confidences are what they promise."""
-    names = record.pool.member_names
+    names = logged.names
     probs = {names[-1]: predicted.logits[-1]}
     if len(names) > 1:
         probs = {names[0]: predicted.logits[0]} | probs
@@ -134,10 +133,10 @@ def calibration(record: Record, predicted: Predicted) -> Section:
     return Section("Calibration", text, drawn=(Drawn("calibration", figure, f"ECE: {eces}"),))
 
 
-def features(record: Record, predicted: Predicted) -> Section:
+def features(logged: Logged, predicted: Predicted) -> Section:
     """The features of the first member and of the target student in the plane."""
-    title, names = "Features", record.pool.member_names
-    class_names = record.description["class_names"][:TSNE_CLASSES]
+    title, names = "Features", logged.names
+    class_names = logged.record.class_names[:TSNE_CLASSES]
     rows = np.flatnonzero(predicted.labels < len(class_names))[:TSNE_SAMPLES]
     if len(rows) < 10:
         return Section(title, f"{counted(len(rows), 'sample')} are too few for t-SNE.")
@@ -149,9 +148,7 @@ def features(record: Record, predicted: Predicted) -> Section:
         drawn.append(Drawn(f"features-{member}", figure, f"Features of {names[member]} by t-SNE"))
     if not drawn:
         return Section(title, "Features are not finite.")
-    which = (
-        f"the first {TSNE_CLASSES} classes" if len(record.description["class_names"]) > TSNE_CLASSES else "all classes"
-    )
+    which = f"the first {TSNE_CLASSES} classes" if len(logged.record.class_names) > TSNE_CLASSES else "all classes"
     text = (
         f"What the last layer gets, in two dimensions by t-SNE (perplexity {perplexity(len(rows)):.0f}): "
         f"{len(rows)} evaluation samples of {which}. Only who is near whom means something; distances between groups "
@@ -174,13 +171,13 @@ def tsne(values: np.ndarray) -> np.ndarray:
         return kind.fit_transform(values.astype(np.float32))
 
 
-def feedback(record: Record, networks: Networks) -> Section:
+def feedback(logged: Logged, networks: Networks) -> Section:
     """The pictures that the students hand back in the next iteration."""
     title = "Feedback samples"
-    if record.config.method != "orc":
-        return Section(title, f"Students hand back samples in orc; this run is one of {record.config.method}.")
+    if networks.run.method.hand_back is None:
+        return Section(title, f"In {networks.run.config.method} students hand back no samples.")
     handed = collect.feedback(networks)
-    names, class_names = record.pool.member_names, record.description["class_names"]
+    names, class_names = logged.names, logged.record.class_names
     rows, drawn = [], []
     for s, member in enumerate(handed.students):
         rows.append((names[member], f"{handed.losses[s]:.4f}", int(handed.shares[s])))
@@ -198,7 +195,7 @@ def feedback(record: Record, networks: Networks) -> Section:
 
 
 def of_networks(
-    record: Record, which: str, max_examples: int, warn: Callable[[str], None]
+    logged: Logged, which: str, max_examples: int, warn: Callable[[str], None]
 ) -> tuple[list[Section], str]:
     """The sections that need a checkpoint and images, or one that says what is missing; and a line on the checkpoint.
 
@@ -206,23 +203,23 @@ def of_networks(
         UserError: if there are checkpoints, but not this one, or it cannot be read.
     """
     title = "Accuracy by class to feedback samples"
-    if not checkpoint.has_checkpoint(record.workdir):
+    if not checkpoint.has_checkpoint(logged.workdir):
         return [Section(title, "There is no checkpoint yet.")], "no checkpoint yet"
     try:
-        dataset = collect.load(record, warn)
+        dataset = collect.load(logged, warn)
     except UserError as error:
         warn(f"only what the logs tell: {error}")
         return [Section(title, f"The images are not to be had: {error}")], "without images"
-    networks = collect.restore(record, dataset, which)
-    predicted = collect.predict(networks, max_examples)
+    networks = collect.restore(logged, dataset, which)
+    predicted = collect.predictions(networks, max_examples)
     made = [
-        functools.partial(classes, record, predicted),
-        functools.partial(pivot, record, networks, predicted, max_examples),
-        functools.partial(agreement, record, predicted),
-        functools.partial(correlations, record, predicted),
-        functools.partial(calibration, record, predicted),
-        functools.partial(features, record, predicted),
-        functools.partial(feedback, record, networks),
+        classes(logged, predicted),
+        pivot(logged, networks, predicted, max_examples),
+        agreement(logged, predicted),
+        correlations(logged, predicted),
+        calibration(logged, predicted),
+        features(logged, predicted),
+        feedback(logged, networks),
     ]
     line = f"checkpoint of step {networks.step} ({which}), {counted(len(predicted.labels), 'evaluation sample')}"
-    return [make() for make in made], line
+    return made, line

@@ -10,7 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -73,7 +73,8 @@ class _Storage:
     """A storage: its type is known when it is named, its bytes when they are read."""
 
     def __init__(self, dtype: Any, count: int):
-        self.dtype, self.count, self.values = np.dtype(dtype), count, None
+        self.dtype, self.count = np.dtype(dtype), count
+        self.values: Any = None
 
     def fill(self, data: bytes) -> None:
         if len(data) != self.count * self.dtype.itemsize:
@@ -128,7 +129,7 @@ BUILDERS = {
 }
 
 
-def _unpickler(file: BinaryIO, storage: Callable[[str, Any, int], _Storage]) -> pickle.Unpickler:
+def _unpickler(file: IO[bytes], storage: Callable[[str, Any, int], _Storage]) -> pickle.Unpickler:
     """An unpickler that asks `storage(key, dtype, count)` for the storages."""
 
     class Unpickler(pickle.Unpickler):

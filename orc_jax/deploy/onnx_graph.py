@@ -7,7 +7,7 @@ remembers the order in which its axes are stored, so that a transposition is wri
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -110,7 +110,7 @@ def _window(graph: Graph, eqn: core.JaxprEqn, images: Tensor) -> list[Value]:
     if eqn.primitive.name == "reduce_window_max":
         return [Tensor(graph.node("MaxPool", source, **options)[0], CHANNELS_FIRST)]
     (mean,) = graph.node("AveragePool", source, count_include_pad=1, **options)
-    size = graph.constant(np.float32(math.prod(window)))
+    size = graph.constant(np.asarray(math.prod(window), np.float32))
     return [Tensor(graph.node("Mul", mean, size)[0], CHANNELS_FIRST)]
 
 
@@ -125,7 +125,7 @@ def _sum(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
     return [Tensor(name, tuple(sorted(kept).index(axis) for axis in kept))]
 
 
-def _reshape(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
+def _reshape(graph: Graph, eqn: Any, x: Tensor) -> list[Value]:
     shape = [size if isinstance(size, int) else -1 for size in eqn.outvars[0].aval.shape]
     _require(eqn, eqn.params.get("dimensions") is None and shape.count(-1) == 1)
     source = graph.stored(x, range(len(x.axes)))
@@ -181,8 +181,9 @@ def _write(graph: Graph, closed: core.ClosedJaxpr, inputs: Sequence[Value]) -> l
     values = dict(zip(closed.jaxpr.invars, inputs, strict=True))
     values |= zip(closed.jaxpr.constvars, map(np.asarray, closed.consts), strict=True)
 
-    def value(atom) -> Value:
-        return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else values[atom]
+    def value(atom: Any) -> Value:
+        literal = isinstance(atom, core.Literal)
+        return np.asarray(atom.val, getattr(atom.aval, "dtype", None)) if literal else values[atom]
 
     for eqn in closed.jaxpr.eqns:
         operands = [value(atom) for atom in eqn.invars]

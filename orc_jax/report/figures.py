@@ -7,13 +7,16 @@ style, which has them for a light and a dark setting. Members are told apart by 
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from orc_jax.reporting.collect import Feedback
-from orc_jax.reporting.measures import Bins
+from orc_jax.report.collect import Feedback
+from orc_jax.report.measures import Bins
 
 INK, GRID = "#24292e", "#d7dce1"
 # Okabe and Ito's colours without black and yellow, which no white page shows well, and four more.
@@ -26,28 +29,8 @@ MARKERS = ("o", "s", "^", "D", "v")
 DASHES = ("-", (0, (4, 1.5)))
 DOTTED = (0, (1, 1.2))
 WIDTH = 4.4  # inches: at 390 pixels the text is still read
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "legend.fontsize": 8,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "axes.grid": False,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "legend.frameon": False,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 4,
-    "svg.hashsalt": "orc_jax",
-}
-styled = matplotlib.rc_context(STYLE)  # a decorator: what is drawn in the function is drawn in this style
+# A decorator: what is drawn in the function is drawn in this style.
+styled = matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle"))
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> (x, y)
 
@@ -90,7 +73,7 @@ def curves(
     axes.set(title=title, xlabel="epoch", ylabel=unit)
     if from_zero:
         axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axes.grid(axis="y")
     if len(series) > 1:
         _legend(figure)
@@ -107,7 +90,7 @@ def stacked_shares(title: str, epochs: Sequence[float], shares: Mapping[str, Seq
         axes.bar(epochs, values, bottom=bottom, width=0.92, color=color(i), hatch=hatch, label=name)
         bottom += np.array(values)
     axes.set(title=title, xlabel="epoch", ylabel="share of iterations, %", xlim=(min(epochs) - 0.6, max(epochs) + 0.6))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     _legend(figure)
     return figure
 
@@ -232,10 +215,10 @@ def pictures(
         image = feedback.images[i]
         axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
         predicted = feedback.predicted[student, i]
-        guess = "nothing" if predicted < 0 else class_names[predicted]
+        guess = "nothing" if predicted < 0 else class_names[int(predicted)]
         right = predicted == feedback.labels[i]
         axes.set_title(
-            f"{short(class_names[feedback.labels[i]])}\n{'✓' if right else '→'} {short(guess)}", fontsize=8.5
+            f"{short(class_names[int(feedback.labels[i])])}\n{'✓' if right else '→'} {short(guess)}", fontsize=8.5
         )
     return figure
 
@@ -253,21 +236,18 @@ def as_png(figure: Figure) -> bytes:
 
 @styled
 def as_svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an element of a page: transparent, with the page's colours; `name` keeps its ids apart.
+    """The figure as an element of a page, transparent and with the page's colours.
 
-    Args:
-        figure: the figure.
-        name: letters, digits and hyphens, once on the page.
-        description: for those who cannot see it; must be escaped.
+    `name`, of letters, digits and hyphens, keeps its ids apart; `description`, escaped, is for those who cannot see it.
     """
     file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", svg)
     for value, variable in VARIABLES.items():
         svg = svg.replace(value, f"var({variable})")
-    size = re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', svg)
-    svg = svg.replace(size[0], f'role="img" aria-label="{description}"', 1)
-    return svg.strip()
+    return re.sub(
+        r'width="[\d.]+pt" height="[\d.]+pt"', lambda _: f'role="img" aria-label="{description}"', svg, count=1
+    ).strip()

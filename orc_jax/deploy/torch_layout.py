@@ -3,6 +3,8 @@
 Names map by rule, because the networks here name their attributes as the PyTorch definitions do.
 """
 
+from typing import Any
+
 import numpy as np
 
 RENAMED = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -21,12 +23,12 @@ def torch_name(name: str) -> str:
 def from_torch(value: np.ndarray) -> np.ndarray:
     """A PyTorch array in our layout, as float32."""
     value = value.transpose(AXES.get(value.ndim, range(value.ndim)))
-    return np.ascontiguousarray(value, dtype=np.float32)
+    return np.asarray(value, np.float32, order="C")
 
 
 def to_torch(value: np.ndarray) -> np.ndarray:
     """One of our arrays in PyTorch's layout: the inverse of `from_torch`."""
-    return np.ascontiguousarray(value.transpose(np.argsort(AXES.get(value.ndim, range(value.ndim)))))
+    return np.asarray(value.transpose(np.argsort(AXES.get(value.ndim, range(value.ndim)))), order="C")
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -34,7 +36,7 @@ def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return to_torch(np.broadcast_to(np.float32(0), shape)).shape
 
 
-def state_dict(params: dict[str, np.ndarray], batch_stats: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def state_dict(params: dict[str, Any], batch_stats: dict[str, Any]) -> dict[str, np.ndarray]:
     """The PyTorch state dict of one network, complete as `load_state_dict(strict=True)` wants it.
 
     The counters of batch normalisation are 0: PyTorch uses them only where a layer has no momentum.

@@ -1,0 +1,110 @@
+"""What all commands share: one message instead of a traceback for what a person can put right, and common arguments."""
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from logging import CRITICAL, getLogger
+from pathlib import Path
+from typing import NoReturn
+
+from absl import logging
+
+from orc_jax.errors import Interrupted, UserError
+
+# What a full or lost disk makes of a write.
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+
+
+def quiet() -> None:
+    """Keeps TFDS, TensorFlow and Orbax from reporting on themselves, and from looking for Google's cloud.
+
+    What fails is raised as well. To be called before they are imported.
+    """
+    logging.set_verbosity(logging.FATAL)
+    getLogger("asyncio").setLevel(CRITICAL)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("NO_GCE_CHECK", "true")
+
+
+def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
+    """Ends the program with one message; `at_once` also where JAX would wait for other processes."""
+    print(f"orc_jax: {message}", file=sys.stderr, flush=True)
+    if at_once:
+        os._exit(status)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def reported(workdir: Path | None = None, *, several: bool = False) -> Iterator[None]:
+    """Ends the program with one message, and an exit status that is not 0, for what needs no traceback.
+
+    Args:
+        workdir: of the run, for messages.
+        several: this is one of several processes, which wait for each other.
+    """
+    from orc_jax.workdir.checkpoint import without_stragglers  # imported late, so that --help is answered at once
+
+    try:
+        with without_stragglers():
+            yield
+    except UserError as error:
+        fail(str(error), at_once=several)
+    except Interrupted as error:
+        fail(str(error), error.status)
+    except KeyboardInterrupt:
+        goes_on = "; the same command goes on from the last checkpoint" if workdir else ""
+        fail(f"interrupted{goes_on}", status=130)
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        goes_on = ". The checkpoints there are kept; the same command goes on" if workdir else ""
+        fail(f"{error.filename or workdir}: {error.strerror}{goes_on}", at_once=several)
+    except Exception as error:
+        told = of_device(error)
+        if told is None:
+            raise
+        fail(*told, at_once=several)
+
+
+def of_device(error: Exception) -> tuple[str, int] | None:
+    """Message and exit status for an error of JAX while it ran a program; None if it needs a traceback."""
+    import jax
+
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        return None
+    text = str(error).splitlines()[0][:300]
+    if "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"the memory of a device does not suffice: {text}. Less is needed with a smaller config.batch_size or "
+            "config.eval_batch_size, fewer or smaller networks, config.dtype=bfloat16, or more devices"
+        ), 2
+    if jax.process_count() == 1:
+        return None
+    return (
+        "a step that other processes take part in has failed, so one of them has probably ended. Start all of them "
+        f"again to go on from the last checkpoint ({text})"
+    ), 1
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The parser of a command that is described by the docstring of its module."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which checkpoint of a run."""
+    parser.add_argument("--checkpoint", default="latest", help="latest (default), best, or a step")
+    help = "my_module:Thing, a network, method or data set of your own that the run has and may import; once for each"
+    parser.add_argument("--own", action="append", default=[], help=help)
+
+
+def add_member_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which member of which run."""
+    parser.add_argument("--workdir", type=Path, required=True, help="of a run that was trained, or imported weights")
+    parser.add_argument(
+        "--member", default="target", help="target (default), a position in the pool, or a name in the logs: 0_resnet56"
+    )
+    add_run_arguments(parser)

@@ -1,0 +1,157 @@
+"""Turns a PyTorch checkpoint into one that `config.pivot_checkpoint` accepts and `--mode=evaluate` evaluates.
+
+python -m orc_jax.import_torch resnet56.pth --model resnet56 --out teachers/resnet56
+
+Takes state dicts of RepDistiller, mdistiller and torchvision, as `.pth` or safetensors; PyTorch is not needed.
+"""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from orc_jax import commands
+from orc_jax.data.sets import CONSTANTS
+from orc_jax.deploy.torch_file import read_arrays
+from orc_jax.deploy.torch_layout import COUNTER, from_torch, torch_name, torch_shape
+from orc_jax.errors import UserError, require_choice
+from orc_jax.models import LARGE, MODELS
+from orc_jax.models.network import Params, make_network, weight_shapes
+from orc_jax.workdir import checkpoint, record
+from orc_jax.workdir.record import Record
+
+# What a network for this many classes was most likely trained on, and so how its images were normalised.
+USUAL_SETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet2012"}
+USUAL_CROP = 0.875  # of a network for 224x224 images: of 256
+SHOWN = 12  # names in an error
+
+
+def convert(
+    arrays: dict[str, np.ndarray], model: str, image_size: int | None = None
+) -> tuple[Params, Params, int, tuple[int, int, int]]:
+    """The network `model` from the arrays of a state dict: (params, batch_stats, number of classes, image shape).
+
+    The numbers of classes and of channels are read off the arrays; `image_size` is that of the images the network was
+    trained on, by default what `model` is made for.
+
+    Raises:
+        UserError: listing every array that is missing, left over, or of another shape.
+    """
+    size = image_size or (224 if model in LARGE else 32)
+    classes, channels = 100, 3
+    # The parameters whose shapes follow the number of classes or of channels tell what it is.
+    for name in _follows(model, (classes, (size, size, channels)), (classes + 1, (size, size, channels))):
+        classes = _read_off(arrays, name, 0, classes)
+    for name in _follows(model, (classes, (size, size, channels)), (classes, (size, size, channels + 1))):
+        channels = _read_off(arrays, name, 1, channels)
+    image_shape = (size, size, channels)
+    wanted = _shapes(model, classes, image_shape)
+    left_over = {name: value for name, value in arrays.items() if not name.endswith(f".{COUNTER}")}
+    found, wrong = ({}, {}), []
+    for kind, shapes in enumerate(wanted):
+        for name, shape in shapes.items():
+            value = left_over.pop(torch_name(name), None)
+            if value is None:
+                wrong.append(f"missing: {torch_name(name)}")
+                continue
+            array = from_torch(value)
+            if array.shape != shape:
+                wrong.append(f"of another shape: {torch_name(name)} {value.shape}, needed is {torch_shape(shape)}")
+            found[kind][name] = array
+    wrong += [f"left over: {name} {value.shape}" for name, value in left_over.items()]
+    if wrong:
+        more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        shown = "\n  ".join(wrong[:SHOWN])
+        raise UserError(f"the checkpoint is not one of --model={model} ({len(wrong)} differences):\n  {shown}{more}")
+    return *found, classes, image_shape
+
+
+@functools.cache
+def _shapes(model: str, classes: int, image_shape: tuple[int, int, int]) -> tuple[dict, dict]:
+    params, batch_stats = weight_shapes(make_network(MODELS[model], classes, image_shape))
+    return {k: v.shape for k, v in params.items()}, {k: v.shape for k, v in batch_stats.items()}
+
+
+def _follows(model: str, one: tuple, other: tuple) -> list[str]:
+    before, after = _shapes(model, *one)[0], _shapes(model, *other)[0]
+    return [name for name in before if before[name] != after[name] and name.endswith(".kernel")]
+
+
+def _read_off(arrays: dict[str, np.ndarray], name: str, axis: int, default: int) -> int:
+    value = arrays.get(torch_name(name))
+    return default if value is None or value.ndim <= axis else value.shape[axis]
+
+
+def import_checkpoint(
+    path: Path, model: str, out: Path, *, mean: Sequence[float], std: Sequence[float], image_size: int | None = None
+) -> Record:
+    """Writes the network `model` from the PyTorch checkpoint `path` as a workdir `out`; returns its record.
+
+    Raises:
+        UserError: if the file is not one of `model`, the normalisation of its images is not known, or `out` exists.
+    """
+    require_choice("--model", model, MODELS)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out={out}: exists and is not an empty folder; nothing is overwritten")
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    params, batch_stats, classes, image_shape = convert(read_arrays(path), model, image_size)
+    if not mean and not std:
+        if classes not in USUAL_SETS:
+            raise UserError(
+                f"--mean, --std: needed for a network of {classes} classes, to know how its images were normalised "
+                f"(per channel, of images in [0, 1]); assumed only for {', '.join(map(str, USUAL_SETS))} classes"
+            )
+        mean, std = CONSTANTS[USUAL_SETS[classes]]
+    if not len(mean) == len(std) == image_shape[-1] or min(std) <= 0:
+        raise UserError(f"--mean={mean} --std={std}: must have {image_shape[-1]} values each, --std greater than 0")
+    imported = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    written = Record(
+        config={},
+        architectures=(model,),
+        num_classes=classes,
+        class_names=(),
+        num_train=0,
+        image_shape=image_shape,
+        mean=tuple(mean),
+        std=tuple(std),
+        eval_crop=USUAL_CROP if model in LARGE else None,
+        versions=record.versions(),
+        imported=imported,
+    )
+    stack = jax.tree.map(lambda x: x[None], {"params": params, "batch_stats": batch_stats})
+    with checkpoint.open_manager(out, create=True) as manager:
+        checkpoint.save(manager, 0, {"stacks": {model: stack}}, written, selected_by=0.0)
+    record.write(out, written)
+    return written
+
+
+def main() -> None:
+    parser = commands.parser(__doc__)
+    parser.add_argument("checkpoint", type=Path, help="a .pth or .safetensors file")
+    parser.add_argument("--model", required=True, help="which network it is: a registered name, such as resnet56")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    constants = (
+        f"of its images, per channel in [0, 1]; default: those usual for {', '.join(map(str, USUAL_SETS))} classes"
+    )
+    parser.add_argument("--mean", type=float, nargs="+", default=[], help=f"normalisation {constants}")
+    parser.add_argument("--std", type=float, nargs="+", default=[], help="see --mean")
+    parser.add_argument("--image_size", type=int, help="height and width of its images; default: 32 or 224, by model")
+    args = parser.parse_args()
+    commands.quiet()
+    with commands.reported():
+        written = import_checkpoint(
+            args.checkpoint, args.model, args.out, mean=args.mean, std=args.std, image_size=args.image_size
+        )
+    print(
+        f"{args.model} with {written.num_classes} classes, for images of {list(written.image_shape)}\n"
+        f"normalised with mean {list(written.mean)}, std {list(written.std)}, written to {args.out}.\n"
+        f"To use it as pivot teacher:\n"
+        f"  --config.teacher={args.model} --config.pivot_checkpoint={args.out}\n"
+        f"To evaluate it:\n"
+        f"  python -m orc_jax.main --config=... --config.method=independent --config.num_networks=1 "
+        f"--config.student={args.model} --mode=evaluate --workdir={args.out}"
+    )

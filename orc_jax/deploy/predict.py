@@ -1,0 +1,81 @@
+"""Classes and their probabilities for image files, by one member of a trained pool.
+
+python -m orc_jax.predict --workdir runs/cifar100_orc photo.jpg another.png
+
+The images are decoded, resized, cropped and normalised as in evaluation. Files that are no images are named at the end,
+when all others have been predicted, and the exit code is then 2.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from orc_jax import commands
+from orc_jax.deploy.member import Member, classifier, load_member
+from orc_jax.errors import UserError, require
+
+BATCH = 64  # images that are held in memory at a time
+
+
+def predict(member: Member, paths: Sequence[Path], top: int) -> Iterator[dict]:
+    """The most probable classes of every image file, in the order of `paths`.
+
+    Yields:
+        {"file", "classes": [{"index", "name", "probability"} ...]}, the most probable first, or {"file", "error"} for a
+        file that is no image or cannot be read.
+    """
+    logits = classifier(member)
+    probabilities = jax.jit(lambda weights, images: jax.nn.softmax(logits(weights, images)))
+    names = member.class_names or tuple(map(str, range(member.num_classes)))  # imported weights do not know theirs
+    # one size, so one compilation
+    images = np.zeros((min(BATCH, len(paths)), *member.image_shape), np.uint8)
+    for start in range(0, len(paths), BATCH):
+        group = paths[start : start + BATCH]
+        errors = [_read(member, path, image) for path, image in zip(group, images, strict=False)]
+        for path, error, row in zip(group, errors, np.asarray(probabilities(member.weights, images)), strict=False):
+            if error:
+                yield {"file": str(path), "error": error}
+                continue
+            best = np.argsort(-row, kind="stable")[:top]
+            classes = [{"index": int(i), "name": names[i], "probability": float(row[i])} for i in best]
+            yield {"file": str(path), "classes": classes}
+
+
+def _read(member: Member, path: Path, image: np.ndarray) -> str | None:
+    """Decodes a file into `image`; returns the reason if that fails."""
+    try:
+        image[...] = member.image(path.read_bytes())
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def main() -> None:
+    parser = commands.parser(__doc__)
+    commands.add_member_arguments(parser)
+    parser.add_argument("--top", type=int, default=5, help="how many classes to tell; default: 5")
+    parser.add_argument("--json", action="store_true", help="one JSON object per image and line")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image file of any kind Pillow reads")
+    args = parser.parse_args()
+    commands.quiet()
+    with commands.reported():
+        require("--top", args.top, args.top > 0, "at least 1")
+        member, defects = load_member(args.workdir, args.member, args.checkpoint, args.own), []
+        channels = member.image_shape[-1]
+        require("the network's channels", channels, channels in (1, 3), "1 (grey) or 3 (RGB) to predict image files")
+        for result in predict(member, args.images, args.top):
+            if "error" in result:
+                defects.append(f"{result['file']}: {result['error']}")
+            elif args.json:
+                print(json.dumps(result), flush=True)
+            else:
+                print(result["file"])
+                for row in result["classes"]:
+                    print(f"  {row['probability']:7.2%}  {row['name']}")
+        if defects:
+            raise UserError("\n  ".join([f"{len(defects)} of {len(args.images)} files cannot be used:", *defects]))

@@ -1,0 +1,120 @@
+"""What a person sees of a run in a terminal: warnings, a progress bar, lines and tables."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from orc_jax.models import LARGE, SMALL
+from orc_jax.run import Run, parameter_counts
+from orc_jax.workdir import metrics
+from orc_jax.workdir.metrics import ENSEMBLE, JOINT, SPEED, Row
+
+
+def warner(console: Console) -> Callable[[str], None]:
+    """A function that prints a warning to `console` as it is."""
+    return functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with loss, accuracy, images/s and time left; it is not drawn where the output is not a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    """A table whose first two columns are text; the others are aligned to the right."""
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for i, column in enumerate(columns):
+        result.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
+    for row in rows:
+        result.add_row(*map(str, row))
+    return result
+
+
+def pool_table(run: Run, title: str = "", costs: Mapping[str, Mapping[str, str]] | None = None) -> Table:
+    """The members of a run, with `costs` as further columns by architecture."""
+    names, counts, costs = run.spec.architectures, parameter_counts(run), costs or {}
+    rows = [
+        (name, run.method.roles[i], f"{counts[names[i]]:,}", *(cost[names[i]] for cost in costs.values()))
+        for i, name in enumerate(run.spec.member_names)
+    ]
+    if costs:
+        rows.append(("all", "", f"{sum(counts[name] for name in names):,}", *("" for _ in costs)))
+    return table(title or _start(run), ("member", "role", "parameters", *costs), rows)
+
+
+def _start(run: Run) -> str:
+    device = f"{jax.device_count()} x {run.devices[0].device_kind}"
+    device += f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{run.config.method} on {run.dataset.name}, {run.num_steps} steps of {run.config.batch_size}, {device}"
+
+
+def unusual_sizes(run: Run) -> list[str]:
+    """A line for each network that is made for images of another size."""
+    size, lines = max(run.dataset.image_shape[:2]), []
+    for name in dict.fromkeys(run.spec.architectures):
+        if (name in SMALL and size > 96) or (name in LARGE and size < 48):
+            made_for, others = (32, LARGE) if name in SMALL else (224, SMALL)
+            lines.append(
+                f"note: {name} is made for images of {made_for}x{made_for} pixels, and these are of {size}; "
+                f"made for such are {', '.join(list(others)[:5])}{' ...' if len(others) > 5 else ''}"
+            )
+    return lines
+
+
+def epoch_line(run: Run, title: str, row: Row, timing: Row) -> str:
+    """The target student after an epoch."""
+    name = run.spec.member_names[-1]
+    line = f"{title} epoch {row['epoch']}/{run.config.num_epochs}  {name}: loss {row[metrics.train('loss', name)]:.3f}"
+    line += f"  accuracy {row[metrics.train('accuracy', name)]:.2%}"
+    if metrics.evaluated([row]):
+        line += f"  test {row[metrics.evaluation('top1', name)]:.2%}"
+        if run.spec.size > 1:
+            line += f"  ensemble {row[metrics.evaluation('top1', ENSEMBLE)]:.2%}"
+    return line + (f"  {timing[SPEED]:.0f} images/s" if timing else "")
+
+
+def summary(run: Run, workdir: Path) -> Table:
+    """Last and best epoch of every member; "best" is chosen by the target student on the evaluation split."""
+    rows, names = metrics.read(workdir), run.spec.member_names
+    last, best = metrics.evaluated(rows)[-1], metrics.best(rows, names[-1])
+
+    def cells(name: str, kind: str) -> Sequence[str]:
+        values = [f"{last[metrics.evaluation(metric, name)]:.2%}" for metric in ("top1", "top5")]
+        values.append(f"{best[metrics.evaluation('top1', name)]:.2%}")
+        courses = [metrics.course(rows, metrics.train(share.metric, name))[1] for share in run.method.shares]
+        return (name, kind, *values, *(f"{sum(course) / len(course):.1%}" if course else "" for course in courses))
+
+    shares = [share.metric.replace("_", " ") for share in run.method.shares]
+    own = [cells(name, run.method.roles[i]) for i, name in enumerate(names)]
+    joint = [cells(name, "all members") for name in JOINT if metrics.evaluation("top1", name) in last]
+    title = f"{run.dataset.name} {run.config.eval_split}: last epoch {last['epoch']}, "
+    title += f"best epoch {best['epoch']} (of the target student)"
+    return table(title, ("member", "role", "top-1", "top-5", "top-1 at best", *shares), [*own, *joint])
+
+
+def evaluation_table(result: Mapping[str, Any], which: str) -> Table:
+    """The result of an evaluation of the checkpoint `which`."""
+    joint = [{"name": name, "role": "all members"} | result[name] for name in JOINT if name in result]
+    rows = [
+        (row["name"], row["role"], f"{row['top1']:.2%}", f"{row['top5']:.2%}", f"{row['loss']:.4f}")
+        for row in [*result["members"], *joint]
+    ]
+    title = f"{result['dataset']} {result['split']}: {result['examples']} examples, "
+    title += f"checkpoint of step {result['step']} ({which})"
+    return table(title, ("member", "role", "top-1", "top-5", "loss"), rows)

@@ -1,0 +1,79 @@
+"""One architecture as pure functions of one member; `vmap` makes them functions of a stack."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from orc_jax.models import Model
+
+Params = dict[str, jax.Array]  # by dotted name: {"layer1.0.conv1.kernel": ..., ...}
+
+
+class Network(NamedTuple):
+    """The pure functions of a model.
+
+    init: key -> (params, batch_stats)
+    train: params, batch_stats, images -> (logits, features), batch_stats; batch normalisation by the batch
+    predict: params, batch_stats, images -> (logits, features); batch normalisation by the running statistics
+    """
+
+    init: Callable
+    train: Callable
+    predict: Callable
+
+
+def make_network(
+    model: Model,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: str = "float32",
+    axis_name: str | None = None,
+    convolution: Callable | None = None,
+) -> Network:
+    """The pure functions of a model, one of `MODELS` or of one's own; the arguments are the model's.
+
+    With `convolution`, such as `jax.lax.conv_general_dilated`, its convolutions are that and not those for pools.
+    """
+    given = {"image_shape": image_shape, "dtype": jnp.dtype(dtype), "axis_name": axis_name}
+
+    def build(key):
+        return model(num_classes, **given, rngs=nnx.Rngs(key))
+
+    def flat(state):
+        return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+
+    # The modules are built once, abstractly; all that is kept of them is their structure.
+    abstract = nnx.eval_shape(build, jax.random.key(0))
+    convolutions: list[Any] = [module for _, module in nnx.iter_modules(abstract) if isinstance(module, nnx.Conv)]
+    for module in convolutions if convolution else ():
+        module.conv_general_dilated = convolution
+    paths = {".".join(map(str, path)): path for path in nnx.to_flat_state(nnx.state(abstract)).paths}
+    abstract.train()
+    training = nnx.graphdef(abstract)
+    abstract.eval()
+    predicting = nnx.graphdef(abstract)
+
+    def merge(graphdef, params, batch_stats):
+        leaves = {paths[name]: leaf for name, leaf in (params | batch_stats).items()}
+        return nnx.merge(graphdef, nnx.from_flat_state(leaves))
+
+    def init(key):
+        network = build(key)
+        return flat(nnx.state(network, nnx.Param)), flat(nnx.state(network, nnx.BatchStat))
+
+    def train(params, batch_stats, images):
+        network = merge(training, params, batch_stats)
+        return network(images), flat(nnx.state(network, nnx.BatchStat))
+
+    def predict(params, batch_stats, images):
+        return merge(predicting, params, batch_stats)(images)
+
+    return Network(init, train, predict)
+
+
+def weight_shapes(network: Network) -> tuple[Params, Params]:
+    """Shapes and types of a network's (params, batch_stats)."""
+    return jax.eval_shape(network.init, jax.random.key(0))

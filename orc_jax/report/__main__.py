@@ -1,0 +1,32 @@
+"""Writes a page on a run, or on several: results, learning curves, roles, what the networks do on images, config.
+
+python -m orc_jax.report --workdir runs/cifar100_orc
+python -m orc_jax.report --workdir runs/cifar100_orc --workdir runs/cifar100_kd --out runs/comparison
+
+The runs are only read, and may be training.
+"""
+
+from pathlib import Path
+
+from orc_jax import commands
+from orc_jax.report.write import write_report
+
+
+def main() -> None:
+    parser = commands.parser(__doc__)
+    parser.add_argument("--workdir", type=Path, action="append", required=True, help="a run; may be given repeatedly")
+    parser.add_argument("--out", type=Path, help="the folder to write; default: report/ in the first workdir")
+    commands.add_run_arguments(parser)
+    parser.add_argument("--max_examples", type=int, default=10_000, help="of the evaluation set; default: 10000")
+    parser.add_argument("--data_dir", help="where the data set is, if no more where config.data_dir says")
+    args = parser.parse_args()
+    commands.quiet()
+    with commands.reported():
+        written = write_report(
+            args.workdir, args.out, args.checkpoint, args.max_examples, print, args.data_dir, args.own
+        )
+    print(f"written to {written}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""What a method may use: the verbs `forward`, `predict` and `learn`, and what it gets to see of its run.
+
+A method (see `orc_jax.methods.base`) writes one iteration of its paper with them, on a pool and a batch. All of it is
+pure and inside the compiled step.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from orc_jax import optim, parallel
+from orc_jax.data.augment import Augmentation, normalize
+from orc_jax.models.network import Params
+from orc_jax.pool import Outputs, Pool, PoolSpec, Stack, StackState, take_row
+from orc_jax.roles import gate
+
+Pullback = Any  # a pytree of arrays [members, ...] that can be called, as `jax.vjp` returns it
+
+
+class Setup(NamedTuple):
+    """What is static about a run's step."""
+
+    spec: PoolSpec
+    image_shape: tuple[int, int, int]
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    lr_multipliers: dict[str, float]  # by architecture
+    augment: Augmentation  # of a set in memory; a streamed one comes augmented
+    mean: tuple[float, ...]  # per channel
+    std: tuple[float, ...]
+    views: int  # augmentations of each image: 1, or one for each member
+    num_steps: int  # of the run
+    axis_name: str | None  # the mapped axis of devices; None outside pmap
+
+
+class Context(NamedTuple):
+    """What a method gets to see of the iteration it is in."""
+
+    setup: Setup
+    step: jax.Array
+    key: jax.Array  # of the stream "method": the same on all devices
+
+    @property
+    def progress(self) -> jax.Array:
+        """The share of the run that is over, in [0, 1)."""
+        return self.step / self.setup.num_steps
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Images as the networks take them: float32 of the same shape."""
+        return normalize(images, self.setup.mean, self.setup.std)
+
+    def mean(self, x: jax.Array) -> jax.Array:
+        """The mean of a device's value over all devices; whatever decides must go through this or `gather`."""
+        return parallel.mean(x, self.setup.axis_name)
+
+    def gather(self, x: jax.Array, axis: int = 0) -> jax.Array:
+        """The global batch's values, from each device's share of it along `axis`."""
+        return parallel.gather(x, self.setup.axis_name, axis)
+
+    def local(self, x: jax.Array, local_size: int) -> jax.Array:
+        """This device's share of `x` `[global batch, ...]`: the inverse of `gather`."""
+        return x[parallel.local_slots(local_size, self.setup.axis_name)]
+
+
+class Forward(NamedTuple):
+    """A forward pass of a pool in training mode, which can still be learnt from."""
+
+    pool: Pool
+    outputs: Outputs  # no gradient attached
+    pullbacks: dict[str, Pullback]  # by stack
+    batch_stats: dict[str, Params]  # by stack, moved
+
+    @property
+    def logits(self) -> jax.Array:
+        return self.outputs.logits
+
+
+def new_stack(setup: Setup, params: Params, batch_stats: Params) -> StackState:
+    """The state of a stack or head that starts from `params` and `batch_stats`; all leaves are `[members, ...]`."""
+    return StackState(params=params, batch_stats=batch_stats, opt_state=jax.vmap(setup.optimizer.init)(params))
+
+
+def forward(pool: Pool, images: jax.Array) -> Forward:
+    """The members of `pool` on normalised `images`, in training mode. Nothing changes until `learn`.
+
+    Each member's pass is differentiated by itself, inside the `vmap`: what a pullback keeps of the pass is stacked like
+    all else, so that one member's can be taken out of it.
+
+    Args:
+        pool: the members, and the heads that learn with them.
+        images: `[batch, height, width, channels]` for all members, or `[members, batch, height, width, channels]`.
+    """
+    logits, features, pullbacks = {}, {}, {}
+    moved = {name: state.batch_stats for name, state in pool.stacks.items()}
+    for stack in pool.spec.stacks:
+
+        def of_one(params, batch_stats, images, stack=stack):
+            return jax.vjp(lambda params: stack.network.train(params, batch_stats, images), params, has_aux=True)
+
+        views, axis = _views(pool.spec, stack, images)
+        state = pool.stacks[stack.name]
+        passed = jax.vmap(of_one, in_axes=(0, 0, axis))(state.params, state.batch_stats, views)
+        (logits[stack.name], features[stack.name]), pullbacks[stack.name], moved[stack.name] = passed
+    return Forward(pool, Outputs(pool.spec.in_member_order(logits), features, pool.heads), pullbacks, moved)
+
+
+def predict(pool: Pool, images: jax.Array) -> Outputs:
+    """The members of `pool` on normalised `images`, in evaluation mode; arguments as of `forward`."""
+    logits, features = {}, {}
+    for stack in pool.spec.stacks:
+        views, axis = _views(pool.spec, stack, images)
+        apply = jax.vmap(stack.network.predict, in_axes=(0, 0, axis))
+        state = pool.stacks[stack.name]
+        logits[stack.name], features[stack.name] = apply(state.params, state.batch_stats, views)
+    return Outputs(pool.spec.in_member_order(logits), features, pool.heads)
+
+
+def _views(spec: PoolSpec, stack: Stack, images: jax.Array) -> tuple[jax.Array, int | None]:
+    return (images, None) if images.ndim == 4 else (images[jnp.array(spec.positions(stack))], 0)
+
+
+def learn(
+    context: Context,
+    passed: Forward,
+    loss: Callable[[Outputs], jax.Array],
+    *,
+    learns: jax.Array | None = None,
+    pauses_statistics: bool = True,
+    lr_multiplier: float = 1.0,
+    share: Callable[[dict[str, Params]], dict[str, Params]] | None = None,
+) -> Pool:
+    """One update of the members and heads that have made a forward pass.
+
+    The objective is the *sum* of the losses, so a member's gradient is exactly that of its own loss, whatever the size
+    of the pool, as long as `loss` stops the gradient of what it takes from other members.
+
+    Args:
+        context: has optimizer, learning rate, and the axis over which gradients are averaged.
+        passed: the pass.
+        loss: outputs of the pass -> losses `[losses, batch]` on this device's samples, usually one of each member.
+        learns: bool `[members]`; the others keep parameters and optimizer state bit for bit.
+        pauses_statistics: members that do not learn keep their running statistics as well.
+        lr_multiplier: of this update, on top of the schedule and the architecture's own.
+        share: gradients by stack -> gradients by stack, for members that share parameters.
+    """
+    losses, pull_loss = jax.vjp(lambda outputs: loss(outputs).mean(-1), passed.outputs)
+    (cotangent,) = pull_loss(jnp.ones_like(losses))
+    grads = parallel.mean(gradients(passed, cotangent), context.setup.axis_name)
+    grads = share(grads) if share else grads
+    rate = jnp.asarray(context.setup.learning_rate(context.step)) * lr_multiplier
+    masks = {} if learns is None else passed.pool.spec.by_stack(learns)
+    stacks = {}
+    for name, state in passed.pool.stacks.items():
+        stack_rate = rate * context.setup.lr_multipliers.get(name, 1.0)
+        params, opt_state = optim.update(
+            context.setup.optimizer, state.params, state.opt_state, grads[name], stack_rate
+        )
+        updated = StackState(params=params, batch_stats=passed.batch_stats[name], opt_state=opt_state)
+        if name in masks:
+            paused = state if pauses_statistics else state.replace(batch_stats=updated.batch_stats)
+            updated = gate(masks[name], updated, paused)
+        stacks[name] = updated
+    return passed.pool.replace(stacks=stacks)
+
+
+def gradients(passed: Forward, cotangent: Outputs) -> dict[str, Params]:
+    """The gradients of the members' parameters by stack, and those of the heads, which are their cotangents."""
+    pull = jax.vmap(lambda pullback, logits, features: pullback((logits, features))[0])
+    logits = passed.pool.spec.by_stack(cotangent.logits)
+    grads = {name: pull(passed.pullbacks[name], logits[name], cotangent.features[name]) for name in logits}
+    return cotangent.heads | grads
+
+
+# Members of one architecture can also learn one by one, in branches of one program: none is computed that does not
+# learn. Here `loss` takes outputs of one member, and the member's position in the pool, which is a value.
+OneLoss = Callable[[Outputs, jax.Array], jax.Array]
+
+
+def learn_alone(context: Context, passed: Forward, pool: Pool, stack: Stack, row: jax.Array, loss: OneLoss) -> Pool:
+    """One member's update, as a pool of that member: the one in `row` of `stack`, as it is in `pool` now."""
+    position = jnp.array(passed.pool.spec.positions(stack))[row]
+    features, pullback, batch_stats = take_row(
+        (passed.outputs.features[stack.name], passed.pullbacks[stack.name], passed.batch_stats[stack.name]), row
+    )
+    outputs = Outputs(take_row(passed.logits, position), {stack.name: features}, {})
+    of_one = Forward(pool.take_row(stack, row), outputs, {stack.name: pullback}, {stack.name: batch_stats})
+    return learn(context, of_one, lambda out: loss(out, position))
+
+
+def learn_and_look(
+    context: Context, passed: Forward, chosen: jax.Array, count: int, loss: OneLoss, images: jax.Array
+) -> tuple[Pool, jax.Array]:
+    """The members that `chosen` `[members]` marks learn from a pass, one by one, and look at `images` again.
+
+    Returns the pool, and the logits `[count, batch, classes]` of the `count` chosen; the second look, in training mode
+    as the first, does not move their statistics again.
+    """
+
+    def teach(stack: Stack, row: jax.Array, pool: Pool) -> tuple[Pool, jax.Array]:
+        one = learn_alone(context, passed, pool, stack, row, loss)
+        return pool.put_row(stack, row, one), forward(one, images).logits
+
+    pool, stacks = passed.pool, passed.pool.spec.stacks
+    branches = [functools.partial(teach, stack) for stack in stacks]
+    places = sorted((m, s, row) for s, stack in enumerate(stacks) for row, m in enumerate(stack.members))
+    _, stack_of, row_of = jnp.array(places).T
+    looks = []
+    for i in jnp.nonzero(chosen, size=count)[0]:
+        pool, logits = jax.lax.switch(stack_of[i], branches, row_of[i], pool)
+        looks.append(logits)
+    return pool, jnp.concatenate(looks)
+
+
+def learn_where(context: Context, passed: Forward, pool: Pool, learns: jax.Array, loss: OneLoss) -> Pool:
+    """Those members of `pool` learn, one by one, that `learns` `[members]` marks, from a pass that they have made."""
+
+    def teach(stack: Stack, row: jax.Array, pool: Pool) -> Pool:
+        def taught() -> Pool:
+            return pool.put_row(stack, row, learn_alone(context, passed, pool, stack, row, loss))
+
+        position = jnp.array(passed.pool.spec.positions(stack))[row]
+        return jax.lax.cond(learns[position], taught, lambda: pool)
+
+    for stack in pool.spec.stacks:
+        part = pool.select(stack.members)
+        pool = pool.put(jax.lax.fori_loop(0, len(stack.members), functools.partial(teach, stack), part))
+    return pool

@@ -1,0 +1,68 @@
+"""The rows of a run's log: the names of their columns, which have an evaluation, which is best, and their file.
+
+A row is a dict of one report: {"step": 11, "epoch": 2, "train/loss/0_resnet56": ..., "eval/top1/ensemble": ...}.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"  # what is measured by the clock: metrics.jsonl is a function of the config alone
+SPEED = "images_per_second"
+RATE = "learning_rate"
+EVALUATED = ("top1", "top5", "loss")  # the metrics of an evaluation
+ENSEMBLE, MEAN = "ensemble", "mean"  # of all members
+JOINT = (MEAN, ENSEMBLE)
+
+Row = dict[str, Any]
+
+
+def train(metric: str, name: str) -> str:
+    """The column of a member's mean over the training batches of an epoch."""
+    return f"train/{metric}/{name}"
+
+
+def evaluation(metric: str, name: str) -> str:
+    """The column of a metric of `EVALUATED` of a member, or of all as `JOINT` names them."""
+    return f"eval/{metric}/{name}"
+
+
+def diverged(name: str) -> str:
+    """The column of the step at which a member diverged."""
+    return f"diverged_at/{name}"
+
+
+def of_evaluation(result: Mapping[str, Any]) -> Row:
+    """The columns of an evaluation's result (see `orc_jax.evaluate.evaluator`)."""
+    named = {row["name"]: row for row in result["members"]} | {name: result[name] for name in JOINT if name in result}
+    return {evaluation(metric, name): row[metric] for metric in EVALUATED for name, row in named.items()}
+
+
+def evaluated(rows: Iterable[Row]) -> list[Row]:
+    """The rows of the epochs that end with an evaluation."""
+    return [row for row in rows if evaluation("top1", ENSEMBLE) in row]
+
+
+def best(rows: Iterable[Row], target: str) -> Row:
+    """The evaluated row with the highest top-1 of the member `target`, by name; the first of equals."""
+    return max(evaluated(rows), key=lambda row: row[evaluation("top1", target)])
+
+
+def course(rows: Iterable[Row], column: str) -> tuple[list[int], list[float]]:
+    """The epochs whose rows have a column, and its values."""
+    having = [row for row in rows if column in row]
+    return [row["epoch"] for row in having], [row[column] for row in having]
+
+
+def read(workdir: Path, name: str = METRICS) -> list[Row]:
+    """The rows of a log of `workdir`; a last line that was cut off by an interruption is left out."""
+    path = workdir / name
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,238 @@
+"""The record of a run: what is kept of it beside its arrays, in `config.json` of its workdir and in every checkpoint.
+
+Records of earlier versions are read as if this one had written them: a field of the config that has come since has its
+default, one that has gone is left out.
+"""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+import orc_jax
+from orc_jax import config as configs
+from orc_jax import hosts
+from orc_jax.errors import UserError
+from orc_jax.models import LARGE, Model
+from orc_jax.models.network import make_network, weight_shapes
+from orc_jax.workdir.files import replace_text, writing
+
+FILE = "config.json"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+# What may differ between the config of a run and that of the command which resumes it.
+FREE_FIELDS = (
+    "data_dir",
+    "pivot_checkpoint",
+    "eval_batch_size",
+    "eval_every_epochs",
+    "checkpoint_every_steps",
+    "log_every_steps",
+    "log_to",
+    "on_divergence",
+    "remat",
+    "stream.num_workers",
+)
+# What must agree for a checkpoint to be evaluated, and what describes its pool.
+EVALUATED_FIELDS = ("method", "dataset", "dtype")
+POOL_FIELDS = ("teacher", "student", "num_networks", "assistants")
+
+
+class Record(NamedTuple):
+    """What there is to know of a run, or of imported weights, without its arrays."""
+
+    config: dict[str, Any]  # every field, as JSON has it
+    architectures: tuple[str, ...]  # in member order
+    num_classes: int
+    class_names: tuple[str, ...]  # none of imported weights
+    num_train: int
+    image_shape: tuple[int, int, int]  # (height, width, channels)
+    mean: tuple[float, ...]  # per channel, of images in [0, 1]
+    std: tuple[float, ...]
+    eval_crop: float | None  # share of the short side that evaluation keeps; None: the whole image, resized
+    versions: dict[str, str]
+    devices: tuple[str, ...] = ()
+    imported: dict[str, str] | None = None  # the file that weights come from
+
+    @property
+    def fields(self) -> ConfigDict:
+        """The config, as a config again."""
+        return _completed(self.config)
+
+    def fits(self, model: Model, image_shape: tuple[int, int, int]) -> bool:
+        """Whether a network of this run has the parameters for images of `image_shape`."""
+        networks = (make_network(model, self.num_classes, shape) for shape in (self.image_shape, image_shape))
+        one, other = map(weight_shapes, networks)
+        return one == other
+
+
+def versions() -> dict[str, str]:
+    """Those of the packages that a run depends on."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"orc_jax": orc_jax.__version__} | found | {"python": platform.python_version()}
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """What is written of a record. The architectures are called "members" there."""
+    description = {"members" if name == "architectures" else name: value for name, value in record._asdict().items()}
+    if record.imported is None:
+        del description["imported"]
+    return description
+
+
+def from_json(description: Mapping[str, Any]) -> Record:
+    """The record of what was written; raises anything if it is not the description of a run."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items()}
+    values["architectures"], config = values["members"], _completed(values["config"])
+    streamed = config.dataset == "folder" or values["architectures"][-1] in LARGE
+    values = {"eval_crop": config.stream.eval_crop if streamed else None, "versions": {}} | values
+    values["config"] = json.loads(config.to_json())
+    return Record(**{name: value for name, value in values.items() if name in Record._fields})
+
+
+def _completed(stored: Mapping[str, Any]) -> ConfigDict:
+    def known(values: Mapping[str, Any], fields: ConfigDict) -> dict[str, Any]:
+        return {
+            name: known(value, fields[name]) if isinstance(fields[name], ConfigDict) else value
+            for name, value in values.items()
+            if name in fields
+        }
+
+    config = configs.default()
+    with config.ignore_type():  # JSON knows no tuples
+        config.update(known(stored, config))
+    return config
+
+
+def read(workdir: Path) -> Record | None:
+    """The record of the run in `workdir`; None if there is no run.
+
+    Raises:
+        UserError: if there is one that cannot be read.
+    """
+    path = workdir / FILE
+    if not path.exists():
+        return None
+    try:
+        return from_json(json.loads(path.read_text()))
+    except Exception as error:  # anything can be wrong with a file
+        raise UserError(f"{path} is not the description of a run: {error}") from error
+
+
+def require(workdir: Path) -> Record:
+    """The record of the run in `workdir`.
+
+    Raises:
+        UserError: if there is no run, or it cannot be read.
+    """
+    record = read(workdir)
+    if record is None:
+        raise UserError(f"--workdir={workdir} holds no run: there is no {FILE} in it")
+    return record
+
+
+def write(workdir: Path, record: Record) -> None:
+    """Writes the record of a run, creating its workdir. Only the first process writes.
+
+    Raises:
+        UserError: if the workdir cannot be written.
+    """
+    if not hosts.is_main():
+        return
+    with writing(f"--workdir={workdir}"):
+        workdir.mkdir(parents=True, exist_ok=True)
+        replace_text(workdir / FILE, json.dumps(to_json(record), indent=2) + "\n")
+
+
+def differences(there: Record, here: Record) -> list[str]:
+    """What keeps the run `here` from going on where the run `there` is: a line for each thing, none if it may."""
+    if there.imported is not None:
+        return ["  imported weights there, a run here"]
+    fields = configs.flat(here.config).keys() - set(FREE_FIELDS)
+    data = ("num_classes", "class_names", "image_shape", "num_train")
+    return [*_differing_fields(there, here, fields), *_differing_data(there, here, data)]
+
+
+def require_resumable(there: Record | None, here: Record, workdir: Path) -> None:
+    """Checks that the run `here` may go on from what lies in `workdir`, the run `there`, if there is any.
+
+    Raises:
+        UserError: listing what differs and must not.
+    """
+    if there is None:
+        return
+    if there.imported is not None:
+        raise UserError(
+            f"--workdir={workdir} holds imported weights, not a run that could go on. Give it as "
+            "config.pivot_checkpoint, and another --workdir"
+        )
+    if lines := differences(there, here):
+        raise UserError(
+            f"--workdir={workdir} holds another run:\n"
+            + "\n".join(lines)
+            + "\nGive the same fields to go on, another --workdir to start anew, or --resume=weights to start a new "
+            "run here from the weights of that one, which is kept."
+        )
+
+
+def require_evaluable(there: Record, here: Record, models: Mapping[str, Model], workdir: Path) -> None:
+    """Checks that checkpoints of the run `there`, in `workdir`, can be evaluated as the run `here` of `models`.
+
+    Raises:
+        UserError: listing what differs and must not.
+    """
+    fields = EVALUATED_FIELDS if there.architectures == here.architectures else EVALUATED_FIELDS + POOL_FIELDS
+    lines = _differing_fields(there, here, fields if there.imported is None else ())
+    lines += _differing_data(there, here, ("num_classes", "class_names"))
+    if not lines and not all(there.fits(models[name], here.image_shape) for name in set(here.architectures)):
+        lines += _differing_data(there, here, ("image_shape",))
+    if lines:
+        raise UserError(
+            f"--workdir={workdir} holds another run:\n" + "\n".join(lines) + "\nGive the same fields to evaluate it."
+        )
+
+
+def _differing_fields(there: Record, here: Record, fields: Iterable[str]) -> list[str]:
+    values, others = configs.flat(here.config), configs.flat(there.config)
+    differing = [field for field in sorted(fields) if values[field] != others[field]]
+    lines = [f"  config.{field}: {others[field]!r} there, {values[field]!r} here" for field in differing]
+    if there.architectures != here.architectures:
+        lines.append(f"  pool: {', '.join(there.architectures)} there, {', '.join(here.architectures)} here")
+    return lines
+
+
+def _differing_data(there: Record, here: Record, names: Iterable[str]) -> list[str]:
+    lines = []
+    for name in names:
+        value, other = (getattr(record, name) for record in (here, there))
+        if name == "class_names" and (not other or len(other) != len(value)):
+            continue  # imported weights do not know their names; other numbers are told by num_classes
+        if value != other:
+            if name == "class_names":
+                value, other = next(pair for pair in zip(value, other, strict=True) if pair[0] != pair[1])
+            lines.append(f"  {name}: {other!r} there, {value!r} here")
+    return lines
+
+
+def require_same_images(there: Record, here: Record, field: str, name: str) -> None:
+    """Checks that networks of the run `there` can be taken over by the run `here`: of images that are normalised alike.
+
+    Raises:
+        UserError: saying what differs, naming `field`, and the data set here as `name`.
+    """
+    channels, classes = there.image_shape[-1], there.num_classes
+    if channels != here.image_shape[-1] or classes != here.num_classes:
+        raise UserError(
+            f"{field}: its networks are for {channels} channels and {classes} classes, but {name} has "
+            f"{here.image_shape[-1]} and {here.num_classes}"
+        )
+    constants = [[list(record.mean), list(record.std)] for record in (there, here)]
+    if not np.allclose(*constants, atol=0.01):
+        raise UserError(
+            f"{field}: its images were normalised with mean, std {constants[0]}, but here they are with "
+            f"{constants[1]}; config.mean and config.std can be set"
+        )
