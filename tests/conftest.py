@@ -24,7 +24,7 @@ from rich.console import Console
 from orc_jax import config as configs
 from orc_jax import models, train
 from orc_jax.data import sets
-from orc_jax.data.sets import Dataset, Images
+from orc_jax.data.types import Dataset, Images
 from orc_jax.models import layers
 from tests import helpers
 
@@ -58,6 +58,22 @@ def forgotten_programs():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """A folder for compiled programs. JAX takes the first that it is given, and keeps to it."""
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="module")
+def kept_programs(programs):
+    """For files whose runs are started several times, or are the same as in others: each program is compiled once."""
+    jax.config.update("jax_compilation_cache_dir", str(programs))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch):
     """The tiny networks are registered for the tests alone."""
@@ -82,7 +98,11 @@ def toy() -> Dataset:
 def toy_set(monkeypatch, toy):
     """`config.dataset = "toy"` is the toy set; the real loader serves all others."""
     load = sets.load
-    monkeypatch.setattr(sets, "load", lambda config, warn: toy if config.dataset == "toy" else load(config, warn))
+
+    def loaded(config, *rest):
+        return toy if config.dataset == "toy" else load(config, *rest)
+
+    monkeypatch.setattr(sets, "load", loaded)
 
 
 @pytest.fixture
@@ -119,5 +139,15 @@ def trained(tmp_path_factory):
 def finished(trained, config, console):
     """The same, trained when the first test of a file asks for it."""
     if not trained.exists():
-        train.train(config, trained, console)
+        train.train(configs.resolve(config), trained, console)
     return trained
+
+
+@pytest.fixture
+def plain(trained, config, console):
+    """As `finished`, but of two networks that learn from the labels alone, to which the config is set."""
+    config.method, config.num_networks, config.assistants = "independent", 2, ""
+    workdir = trained.with_name("plain")
+    if not workdir.exists():
+        train.train(configs.resolve(config), workdir, console)
+    return workdir

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from orc_jax.conv import conv_general_dilated
-from orc_jax.cost import flops
+from orc_jax.cost import flops, total
+from orc_jax.models.conv import conv_general_dilated
 
 
 def test_products_loops_and_branches():
@@ -27,3 +27,15 @@ def test_convolutions_of_a_pool_and_their_gradients():
     assert flops(pool, images, kernels) == forward
     gradient = jax.grad(lambda x, w: pool(x, w).sum(), (0, 1))
     assert flops(gradient, images, kernels) == 3 * forward
+
+
+def test_other_costs():
+    """Counted as operations are: a loop as often as it runs, of the branches of a choice the dearest."""
+
+    def sines(x, many):
+        x = jax.lax.fori_loop(0, 3, lambda _, x: jnp.sin(x), jnp.sin(x))
+        return jax.lax.cond(many, lambda x: jnp.sin(jnp.sin(x)), lambda x: jnp.cos(x), x)
+
+    trace = jax.make_jaxpr(sines)(1.0, True).jaxpr
+    assert total(trace, lambda equation: float(equation.primitive.name == "sin")) == 1 + 3 + 2
+    assert total(trace, lambda equation: float(equation.primitive.name == "cos")) == 1

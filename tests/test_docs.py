@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orc_jax import main
-from orc_jax.config import default, flat, validate
+from orc_jax.config import default, flat, resolve
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")])
@@ -105,5 +105,5 @@ def test_what_is_public_has_a_docstring(path):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem)
 def test_every_config_is_valid_and_says_how_to_run_it(path):
     module = runpy.run_path(str(path))
-    validate(module["get_config"](), 1)
+    resolve(module["get_config"](), 1)
     assert f"--config configs/{path.name}" in module["__doc__"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orc_jax import logs
+from orc_jax.workdir import metrics
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parent.parent
@@ -30,7 +30,7 @@ fields = config.default()
 fields.update(dataset="digits", teacher="resnet8", student="resnet8", num_networks=4)
 fields.method, fields.dtype = sys.argv[1:]
 dataset = sets.load(fields, print)
-run = build(fields, dataset, jax.local_devices()[:1], config.members(fields))
+run = build(config.resolve(fields, 1), dataset, jax.local_devices()[:1])
 state = jax.device_put(init_state(run.setup, run.method, 0), run.sharding)
 data = jax.device_put(dataset.train, run.sharding)
 step = parallel.DataParallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=True)
@@ -67,7 +67,7 @@ def test_bfloat16():
 @pytest.mark.parametrize("flags", ["", "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"])
 def test_a_run_learns_and_repeats_itself(flags, tmp_path):
     """With the flags of docs/reliability.md, bit for bit."""
-    metrics = []
+    logged = []
     for name in ("one", "two") if flags else ("one",):
         fields = "teacher=resnet8 num_networks=3 num_epochs=10 pretrain_epochs=0 warmup_epochs=1 eval_every_epochs=10"
         fields = [f"--config.{field}" for field in [*fields.split(), "orc.pivot_lr_multiplier=1.0"]]
@@ -82,6 +82,6 @@ def test_a_run_learns_and_repeats_itself(flags, tmp_path):
         environment = os.environ | {"JAX_PLATFORMS": PLATFORM, "XLA_FLAGS": flags if PLATFORM == "cuda" else ""}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
-        assert logs.read_rows(tmp_path / name)[-1]["eval/top1/2_resnet8"] > 0.9
-        metrics.append((tmp_path / name / logs.METRICS).read_bytes())
-    assert len(set(metrics)) == 1
+        assert metrics.read(tmp_path / name)[-1]["eval/top1/2_resnet8"] > 0.9
+        logged.append((tmp_path / name / metrics.METRICS).read_bytes())
+    assert len(set(logged)) == 1

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from orc_jax.losses import cross_entropy, distillation, guided_distillation
+from orc_jax.losses import correct, cross_entropy, distillation, guided_distillation, softened_kl
 
 LOG = np.log
 
@@ -29,6 +29,20 @@ def test_distillation_gradient_golden():
     logits_t, logits_s = 2 * jnp.log(jnp.array([1.0, 3.0])), jnp.zeros(2)
     gradient = jax.grad(lambda z: distillation(z, logits_t, 2.0))(logits_s)
     np.testing.assert_allclose(gradient, [2 * (0.5 - 0.25), 2 * (0.5 - 0.75)], rtol=1e-6)
+
+
+def test_softened_kl_has_gradients_to_both():
+    """For networks that teach each other; the golden value of `distillation` is its value, too."""
+    logits = jax.random.normal(jax.random.key(0), (2, 5))
+    value, (to_s, to_t) = jax.value_and_grad(lambda s, t: softened_kl(s, t, 3.0), (0, 1))(*logits)
+    np.testing.assert_allclose(value, distillation(*logits, 3.0), rtol=1e-6)
+    np.testing.assert_allclose(to_s, jax.grad(lambda s: distillation(s, logits[1], 3.0))(logits[0]), rtol=1e-5)
+    step = 1e-2 * jnp.eye(5)
+    differences = [
+        (softened_kl(logits[0], logits[1] + d, 3.0) - softened_kl(logits[0], logits[1] - d, 3.0)) / 2e-2 for d in step
+    ]
+    np.testing.assert_allclose(to_t, differences, atol=2e-4)
+    assert np.abs(to_t).max() > 0.01
 
 
 def test_sources_get_no_gradient():
@@ -64,3 +78,10 @@ def test_guided_distillation_adds_up_the_weighted_terms_of_the_guides():
     result = guided_distillation(learners, sources, guidance, 3.0)
     expected = distillation(learners[0], sources[0], 3.0) + 0.5 * distillation(learners[0], sources[2], 3.0)
     np.testing.assert_allclose(result, [expected, jnp.zeros(3)], rtol=1e-5)
+
+
+def test_correct():
+    """The highest logit, whatever the others; of equals the first class is the answer."""
+    logits = jnp.array([[[0.1, 0.3, 0.2], [0.5, 0.5, 0.1]], [[-1.0, -2.0, -3.0], [0.1, 0.2, 0.9]]])
+    np.testing.assert_array_equal(correct(logits, jnp.array([1, 0])), [[1, 1], [0, 0]])
+    np.testing.assert_array_equal(correct(logits, jnp.array([0, 1])), [[0, 0], [1, 0]])

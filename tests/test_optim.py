@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orc_jax.config import default
-from orc_jax.optim import learning_rate_schedule, sgd_direction, update
+from orc_jax.optim import learning_rate_schedule, optimizer, sgd_direction, update
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -24,6 +24,30 @@ def test_sgd_follows_pytorch(nesterov):
         buf = momentum * buf + g
         expected -= rate * (g + momentum * buf if nesterov else buf)
         np.testing.assert_allclose(params, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{}, {"momentum": 0.5, "nesterov": True, "weight_decay": 0.25}])
+def test_the_optimizer_of_a_config(fields):
+    """Its fields arrive where they belong: two steps, by PyTorch's formulas."""
+    config = default()
+    config.update(fields)
+    params = jnp.array([[2.0]])
+    state, grads, expected, buf = jax.vmap(optimizer(config).init)(params), jnp.ones((1, 1)), 2.0, 0.0
+    for _ in range(2):
+        params, state = update(optimizer(config), params, state, grads, jnp.float32(0.5))
+        g = 1.0 + config.weight_decay * expected
+        buf = config.momentum * buf + g
+        expected -= 0.5 * (g + config.momentum * buf if config.nesterov else buf)
+        np.testing.assert_allclose(params, [[expected]], rtol=1e-6)
+
+
+def test_neither_momentum_nor_weight_decay():
+    """Nothing is kept then, and the direction is the gradient."""
+    plain = sgd_direction(0.0, False, 0.0)
+    params, grads = jnp.array([[1.0, 2.0]]), jnp.array([[0.5, -1.0]])
+    state = jax.vmap(plain.init)(params)
+    assert not jax.tree.leaves(state)
+    np.testing.assert_allclose(update(plain, params, state, grads, jnp.float32(0.5))[0], [[0.75, 2.5]])
 
 
 def schedule(num_steps, per_epoch, **fields):
@@ -49,3 +73,14 @@ def test_cosine_and_constant():
     np.testing.assert_allclose([rate(s) for s in (0, 500, 1000)], [0.2, 0.1, 0.0], atol=1e-7)
     rate = schedule(1000, 100, lr_schedule="constant", warmup_epochs=1.0, learning_rate=0.2)
     np.testing.assert_allclose([rate(s) for s in (50, 100, 999)], [0.1, 0.2, 0.2])
+
+
+def test_warm_up_then_cosine():
+    """The cosine takes what the warm-up has left of the run; epochs need not be of whole steps."""
+    rate = schedule(1000, 66.6, lr_schedule="cosine", learning_rate=0.2, warmup_epochs=3.0)
+    np.testing.assert_allclose([rate(s) for s in (0, 100, 200, 600, 1000)], [0.0, 0.1, 0.2, 0.1, 0.0], atol=1e-7)
+
+
+def test_another_decay():
+    rate = schedule(1000, 100, lr_decay=0.5, lr_boundaries=(0.3, 0.6), learning_rate=0.8)
+    np.testing.assert_allclose([rate(s) for s in (299, 300, 599, 600)], [0.8, 0.4, 0.4, 0.2], rtol=1e-6)

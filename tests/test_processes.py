@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import pytest
 
-from orc_jax import checkpoint, config, logs
 from orc_jax.data import sets
+from orc_jax.workdir import metrics, record
 from tests.helpers import final_state
 
 REPOSITORY = Path(__file__).parent.parent
@@ -52,13 +52,13 @@ def run(workdir, *flags, file_size=None, **options):
 def wait_for_rows(process, workdir, count):
     """Until the run in `workdir` has logged `count` epochs."""
     deadline = time.monotonic() + 120
-    while len(logs.read_rows(workdir)) < count:
+    while len(metrics.read(workdir)) < count:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
 
 
 def assert_same_run(workdir, other, rtol):
-    dataset = sets.load(config.ConfigDict(checkpoint.read_description(other)["config"]), print)
+    dataset = sets.load(record.require(other).fields, print)
     state, expected = (jax.device_get(final_state(folder, dataset)) for folder in (workdir, other))
     assert state.step == expected.step
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol / 10), state, expected)
@@ -96,11 +96,12 @@ def free_port():
 
 
 @contextlib.contextmanager
-def two_processes(workdir, **options):
+def two_processes(workdir, fields=FIELDS):
+    """Two processes of one run; `fields` is what the second is given."""
     address = f"--coordinator=127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
-        flags = ((address, "--num_processes=2", f"--process_id={i}") for i in range(2))
-        yield [stack.enter_context(started(workdir, *flag, devices=2, **options)) for flag in flags]
+        flags = (((address, "--num_processes=2", f"--process_id={i}"), of) for i, of in enumerate((FIELDS, fields)))
+        yield [stack.enter_context(started(workdir, *flag, devices=2, fields=of)) for flag, of in flags]
 
 
 def test_two_processes_are_one_run(whole, tmp_path):
@@ -126,7 +127,17 @@ def test_two_processes_are_one_run(whole, tmp_path):
     assert "4 x cpu in 2 processes" in " ".join(ends[0][0].split())
     assert "independent" not in ends[1][0]  # the first alone speaks
     assert_same_run(workdir, whole, rtol=1e-3)
-    assert len(logs.read_rows(workdir)) == 3
+    assert len(metrics.read(workdir)) == 3
+
+
+def test_two_processes_with_different_fields_are_no_run(tmp_path):
+    """Both notice, before anything is written."""
+    with two_processes(tmp_path / "run", fields=f"{FIELDS} seed=1") as processes:
+        ends = [process.communicate(timeout=120) for process in processes]
+    for process, (_, errors) in zip(processes, ends, strict=True):
+        assert process.returncode not in (0, None)
+        assert "the processes of this run differ in their config, or in what they see of the workdir" in errors
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_full_disk(tmp_path):
@@ -144,12 +155,3 @@ def test_processes_that_cannot_be_joined(tmp_path):
     code, _, errors = run(tmp_path / "run", "--coordinator=nowhere")
     assert code == 2 and "--coordinator=nowhere: the processes of the run cannot be joined" in errors
     assert not (tmp_path / "run").exists()
-
-
-def test_killed_again_and_again(tmp_path):
-    """The short version of the soak test."""
-    command = [sys.executable, "-m", "scripts.soak", "--epochs", "2", "--kills", "2", "--seconds", "1"]
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 kills, 0 damaged checkpoints; differing from the run left alone: nothing" in done.stdout

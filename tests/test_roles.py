@@ -4,10 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from orc_jax.roles import feedback_indices, feedback_shares, gate, top_k_mask
+from orc_jax.roles import feedback_indices, feedback_shares, gate, hand_back, top_k_mask
+from tests.helpers import RELAXED
 
 NAN, INF = float("nan"), float("inf")
+LOSSES = st.one_of(st.floats(0, 50, width=32), st.sampled_from([0.0, 1.0, 1.0, NAN, INF, -INF, 3.4e38, 1e-45]))
+
+
+def arrays_of(size):
+    return st.lists(LOSSES, min_size=size, max_size=size).map(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +32,24 @@ NAN, INF = float("nan"), float("inf")
 )
 def test_top_k_mask(losses, k, expected):
     np.testing.assert_array_equal(jax.jit(top_k_mask, static_argnums=1)(jnp.array(losses), k), np.array(expected, bool))
+
+
+@settings(RELAXED, max_examples=60)
+@given(st.sampled_from([1, 2, 5]).flatmap(lambda n: st.tuples(arrays_of(n), st.integers(1, n))))
+def test_exactly_k_are_promoted_and_the_finite_first(losses_and_k):
+    losses, k = losses_and_k
+    mask = np.asarray(top_k_mask(losses, k))
+    assert mask.sum() == k
+    finite = np.isfinite(losses)
+    assert mask[finite].sum() == min(k, finite.sum())
+    if finite[mask].all() and finite[~mask].any():
+        assert losses[mask].max() <= losses[~mask & finite].min()
+
+
+def test_permuting_members_permutes_the_roles():
+    losses = jax.random.normal(jax.random.key(0), (6,))
+    order = jnp.array([3, 1, 5, 0, 2, 4])
+    np.testing.assert_array_equal(top_k_mask(losses, 2)[order], top_k_mask(losses[order], 2))
 
 
 def test_shares_golden():
@@ -45,6 +71,31 @@ def test_shares_always_sum_to_the_size(seed):
     size = int(rng.integers(1, 300))
     shares = np.asarray(feedback_shares(jnp.array(rng.exponential(3.0, 7), jnp.float32), size))
     assert shares.sum() == size and shares.min() >= 0
+
+
+@settings(RELAXED, max_examples=60)
+@given(st.sampled_from([1, 2, 5]).flatmap(arrays_of), st.sampled_from([1, 7, 64]), st.integers(0, 2**31))
+def test_shares_sum_to_the_batch_and_samples_are_in_it(scores, size, seed):
+    shares = np.asarray(feedback_shares(scores, size))
+    assert shares.sum() == size and shares.min() >= 0
+    if np.isfinite(scores).any():
+        assert (shares[~np.isfinite(scores)] == 0).all()
+    rng = np.random.default_rng(seed)
+    losses = rng.choice([0.0, 0.5, 0.5, 2.0, np.nan, np.inf, -np.inf], (len(scores), 64)).astype(np.float32)
+    indices = np.asarray(feedback_indices(losses, shares, size))
+    assert indices.shape == (size,) and indices.min() >= 0 and indices.max() < 64
+    ends = np.cumsum(shares)
+    for first, last in zip(ends - shares, ends, strict=True):
+        assert len(set(indices[first:last])) == last - first  # a student hands back no sample twice
+
+
+@pytest.mark.parametrize(("fraction", "size"), [(1.0, 32), (0.5, 16), (0.3, 10), (0.01, 1)])
+def test_what_is_handed_back_is_a_fraction_of_the_batch(fraction, size):
+    losses = jnp.array(np.random.default_rng(2).exponential(1.0, (3, 32)), jnp.float32)
+    shares, indices = hand_back(losses, fraction)
+    assert indices.shape == (size,)
+    np.testing.assert_array_equal(shares, feedback_shares(losses.mean(1), size))
+    np.testing.assert_array_equal(indices, feedback_indices(losses, shares, size))
 
 
 def test_feedback_indices_golden():

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import pytest
 
 from orc_jax import parallel
-from orc_jax.cost import flops, reduced_bytes
+from orc_jax.cost import flops, total
 from orc_jax.data import feed
-from orc_jax.step import make_train_step, predict
+from orc_jax.pool import Pool
+from orc_jax.step import make_train_step
+from orc_jax.verbs import predict
 from tests.helpers import Stepper, assert_close, batches, build_run, stepper_of
 
 
@@ -30,7 +32,9 @@ def forward_cost(config, dataset, architecture):
     config.method, config.num_networks, config.student = "independent", 1, architecture
     stepper = Stepper(build_run(config, dataset))
     images = jnp.zeros((config.batch_size, *dataset.image_shape))
-    return flops(lambda stacks: predict(stepper.run.setup.pool, stacks, images).logits, stepper.init().stacks)
+    return flops(
+        lambda stacks: predict(Pool(spec=stepper.run.spec, stacks=stacks), images).logits, stepper.init().stacks
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -60,6 +64,17 @@ def test_the_loop_moves_nothing_between_host_and_devices(toy, config):
         with jax.transfer_guard("disallow"), pytest.raises(Exception, match=r"[Dd]isallowed"):
             stepper.train_step(state, stepper.data, parallel.shard(batches(1, 16, 90)[0], 1))
     assert int(state.step) == 8
+
+
+def reduced_bytes(function, *args):
+    """Bytes that each device contributes to sums and means over devices in `function(*args)`, counted like `flops`."""
+
+    def of_equation(equation) -> float:
+        if not equation.primitive.name.startswith("psum"):
+            return 0.0
+        return sum(v.aval.size * v.aval.dtype.itemsize for v in equation.invars)
+
+    return total(jax.make_jaxpr(function)(*args).jaxpr, of_equation)
 
 
 def test_gradients_are_reduced_once(toy, config):

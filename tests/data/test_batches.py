@@ -1,0 +1,36 @@
+"""The order of examples: a function of (seed, step) alone."""
+
+import numpy as np
+
+from orc_jax.data.batches import batch_indices, evaluation_batches, last_step, permutation
+
+
+def test_every_example_once_in_every_epoch():
+    """Ten batches of 7 over 10 examples: seven whole epochs, cut across their borders."""
+    stream = np.concatenate([batch_indices(3, step, 7, 10) for step in range(10)])
+    for epoch in stream.reshape(7, 10):
+        assert sorted(epoch) == list(range(10))
+    assert not np.array_equal(stream[:10], stream[10:20])
+    assert [last_step(epochs, 7, 10) for epochs in (0, 1, 2, 7)] == [0, 1, 2, 10]
+
+
+def test_a_batch_may_hold_several_epochs():
+    batch = batch_indices(0, 1, 25, 10)
+    np.testing.assert_array_equal(batch[5:15], permutation(0, 3, 10))
+    np.testing.assert_array_equal(batch[:5], permutation(0, 2, 10)[5:])
+    assert batch.dtype == np.int32 and len(batch) == 25
+
+
+def test_order_depends_on_seed_and_step_alone():
+    first = batch_indices(0, 5, 8, 30)
+    batch_indices(0, 50, 8, 30)
+    np.testing.assert_array_equal(batch_indices(0, 5, 8, 30), first)
+    assert not np.array_equal(batch_indices(1, 5, 8, 30), first)
+
+
+def test_evaluation_batches_pad_with_weight_zero():
+    batches = list(evaluation_batches(4, 10))
+    counted = np.concatenate([i[w == 1] for i, w in batches])
+    np.testing.assert_array_equal(counted, np.arange(10))
+    assert [w.sum() for _, w in batches] == [4, 4, 2]
+    assert all(i.max() < 10 for i, _ in batches)

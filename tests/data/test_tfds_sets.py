@@ -1,0 +1,137 @@
+"""Sets of TFDS: prepared or missing, in memory or streamed."""
+
+import jax
+import numpy as np
+import pytest
+
+from orc_jax import config as configs
+from orc_jax.data import feed, sets
+from orc_jax.errors import UserError
+
+
+def config_for(**fields):
+    config = configs.default()
+    config.update(fields)
+    return config
+
+
+@pytest.fixture(scope="session")
+def tfds_dir(tmp_path_factory):
+    """Sets as TFDS prepares them: grey 6x5 images, and photos of many sizes; each in array_record and in tfrecord."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    pytest.importorskip("tensorflow")
+    path = tmp_path_factory.mktemp("tfds")
+    rng = np.random.default_rng(0)
+
+    def examples(count):
+        return [(i, {"image": rng.integers(0, 256, (6, 5, 1), np.uint8), "label": i % 3}) for i in range(count)]
+
+    splits = {"train": examples(70), "test": examples(20)}
+    for name, file_format in (("grey_things", "array_record"), ("grey_tfrecord", "tfrecord")):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version="1.0.0",
+            features=tfds.features.FeaturesDict(
+                {"image": tfds.features.Image(shape=(6, 5, 1)), "label": tfds.features.ClassLabel(num_classes=3)}
+            ),
+            split_datasets=splits,
+            data_dir=str(path),
+            file_format=file_format,
+        )
+
+    def photos(count):
+        sizes = rng.integers(10, 30, (count, 2))
+        return [
+            (i, {"image": np.full((*sizes[i], 3), 60 + 130 * (i % 2), np.uint8), "label": i % 2}) for i in range(count)
+        ]
+
+    splits = {"train": photos(12), "validation": photos(5)}
+    for name, file_format in (("photos", "array_record"), ("photos_tfrecord", "tfrecord")):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version="1.0.0",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+                    "label": tfds.features.ClassLabel(names=["dark", "light"]),
+                }
+            ),
+            split_datasets=splits,
+            data_dir=str(path),
+            file_format=file_format,
+        )
+    return path
+
+
+@pytest.mark.parametrize("name", ["grey_things", "grey_tfrecord"])
+def test_a_prepared_tfds_set(tfds_dir, name):
+    config = config_for(dataset=name, data_dir=str(tfds_dir), train_split="train[:50]", batch_size=16)
+    dataset = sets.load(config, print)
+    assert dataset.train.images.shape == (50, 6, 5, 1) and dataset.train.images.dtype == np.uint8
+    assert dataset.test.labels.shape == (20,) and dataset.num_classes == 3
+    assert len(dataset.mean) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"train_split": "trian"}, "config.train_split='trian'.*grey_things has train"),
+        ({"batch_size": 64, "train_split": "train[:10]"}, "config.batch_size=64: must be at most the 10"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, "config.mean=.*must have 1 values"),
+        ({"mean": (0.5,), "std": (0.0,)}, "config.std=.*greater than 0"),
+        ({"dataset": "gray_things"}, "config.dataset='gray_things' is not known"),
+        ({"train_split": "train[:0]"}, r"config.train_split='train\[:0\]'"),
+        ({"dataset": "grey_tfrecord", "eval_split": "test[20:]"}, r"config.eval_split='test\[20:\]'"),
+        ({"examples_per_class": 24}, "config.examples_per_class=24: must be at most 23, all that there are of class 1"),
+    ],
+)
+def test_wrong_fields_of_a_set(tfds_dir, fields, text):
+    with pytest.raises(UserError, match=text):
+        sets.load(config_for(**{"dataset": "grey_things", "data_dir": str(tfds_dir)} | fields), print)
+
+
+def test_missing_data_without_network_fails_at_once(tmp_path, monkeypatch):
+    def no_network(*_):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    with pytest.raises(UserError, match=r"(?s)config.dataset='mnist' is not prepared in .*no network.*config.data_dir"):
+        sets.load(config_for(dataset="mnist", data_dir=str(tmp_path)), print)
+
+
+def test_other_sets_are_refused(tmp_path):
+    with pytest.raises(UserError, match="is not an image classification set"):
+        sets.load(config_for(dataset="coco", data_dir=str(tmp_path)), print)
+
+
+def test_a_tfds_set_of_images_of_many_sizes_is_streamed(tfds_dir):
+    fields = {"dataset": "photos", "data_dir": str(tfds_dir), "train_split": "train[:9]", "batch_size": 4}
+    config = config_for(eval_split="validation", eval_batch_size=4, flip=False, **fields)
+    config.stream.update(image_size=8, num_workers=0, eval_crop=1.0)
+    dataset = sets.load(config, print)
+    assert dataset.is_streamed and dataset.num_train == 9 and dataset.image_shape == (8, 8, 3)
+    assert dataset.class_names == ("dark", "light") and dataset.mean == (0.485, 0.456, 0.406)
+    devices = jax.local_devices()[:2]
+    with feed.evaluation(dataset, config, devices) as batches:
+        seen = list(batches)
+    assert [batch.images.shape for batch, _ in seen] == [(2, 2, 8, 8, 3)] * 2
+    labels, weights = (
+        np.concatenate([np.ravel(x) for x in xs]) for xs in ([b.labels for b, _ in seen], [w for _, w in seen])
+    )
+    np.testing.assert_array_equal(weights, [1] * 5 + [0] * 3)
+    assert sorted(labels[:5]) == [0, 0, 0, 1, 1]
+    brightness = np.concatenate([np.asarray(b.images).reshape(4, -1).mean(1) for b, _ in seen])
+    np.testing.assert_array_equal(brightness[:5] > 128, labels[:5] == 1)
+    with feed.training(dataset, config, devices, first_step=0, num_steps=9, views=1) as batches:
+        first = list(batches)
+    labels = np.concatenate([np.ravel(b.labels) for b in first])
+    epochs = {tuple(np.bincount(epoch)) for epoch in labels.reshape(4, 9)}
+    assert len(epochs) == 1, "every example once in each of the four epochs"
+    with feed.training(dataset, config, devices, first_step=5, num_steps=9, views=1) as batches:
+        jax.tree.map(np.testing.assert_array_equal, list(batches), first[5:])
+
+
+def test_a_streamed_set_must_be_prepared_for_random_access(tfds_dir):
+    with pytest.raises(UserError, match=r"is prepared as tfrecord in .*streaming needs it prepared as array_record"):
+        sets.load(config_for(dataset="photos_tfrecord", data_dir=str(tfds_dir), eval_split="validation"), print)

@@ -1,0 +1,108 @@
+"""Files of PyTorch: of every kind and age, read without it, and nothing in them is run."""
+
+import argparse
+import pickle
+import subprocess
+import sys
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+from orc_jax.deploy.import_torch import convert
+from orc_jax.deploy.torch_file import read_arrays
+from orc_jax.errors import UserError
+from tests.deploy.members import network_of, state_of
+from tests.helpers import assert_identical
+
+
+@pytest.fixture(scope="module")
+def resnet8():
+    return network_of("resnet8", 10)
+
+
+CONTAINERS = {
+    "state dict": lambda net: net.state_dict(),
+    "RepDistiller": lambda net: {
+        "opt": argparse.Namespace(model="resnet8", lr=0.05, milestones=[150, 180]),
+        "model": net.state_dict(),
+        "optimizer": torch.optim.SGD(net.parameters(), 0.1, momentum=0.9).state_dict(),
+        "epoch": 240,
+        "best_acc": torch.tensor(72.34),
+    },
+    "wrapped": lambda net: {"state_dict": OrderedDict((f"module.{k}", v) for k, v in net.state_dict().items())},
+    "half precision": lambda net: {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()},
+    "views": lambda net: {k: v.mT.contiguous().mT if v.ndim == 4 else v for k, v in net.state_dict().items()},
+    "parameters": lambda net: dict(net.named_parameters()) | dict(net.named_buffers()),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("new_format", [True, False])
+def test_files_of_pytorch_are_read_without_it(resnet8, tmp_path, container, new_format):
+    path = tmp_path / "x.pth"
+    torch.save(CONTAINERS[container](resnet8), path, _use_new_zipfile_serialization=new_format)
+    arrays = read_arrays(path)
+    expected = state_of(resnet8)
+    assert set(arrays) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(arrays[name], value, rtol=1e-3 if container == "half precision" else 0, atol=1e-7)
+
+
+def test_safetensors_are_read(resnet8, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file(resnet8.state_dict(), tmp_path / "x.safetensors")
+    assert_identical(read_arrays(tmp_path / "x.safetensors"), state_of(resnet8))
+    save_file({k: v.bfloat16() for k, v in resnet8.state_dict().items()}, tmp_path / "b.safetensors")
+    params = convert(read_arrays(tmp_path / "b.safetensors"), "resnet8")[0]
+    assert all(value.dtype == np.float32 for value in params.values())
+
+
+def test_reading_does_not_need_pytorch():
+    blocked = "import sys; sys.modules['torch'] = None; import orc_jax.import_torch, orc_jax.main"
+    assert subprocess.run([sys.executable, "-c", blocked], check=False).returncode == 0
+
+
+class Malicious:
+    def __reduce__(self):
+        return (open, ("owned.txt", "w"))
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_nothing_that_a_file_names_is_run(resnet8, tmp_path, monkeypatch, new_format):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": resnet8.state_dict(), "x": Malicious()}, "x.pth", _use_new_zipfile_serialization=new_format)
+    assert set(read_arrays(tmp_path / "x.pth")) == set(state_of(resnet8))
+    assert not (tmp_path / "owned.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "cannot be read as a PyTorch checkpoint"),
+        (b"not a checkpoint at all", "cannot be read as a PyTorch checkpoint"),
+        (pickle.dumps({"a": 1}), "cannot be read as a PyTorch checkpoint"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, text):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(UserError, match=text):
+        read_arrays(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_truncated_files_are_refused(resnet8, tmp_path, new_format):
+    torch.save(resnet8.state_dict(), tmp_path / "x.pth", _use_new_zipfile_serialization=new_format)
+    whole = (tmp_path / "x.pth").read_bytes()
+    for share in (0.1, 0.5, 0.9, 0.999):
+        (tmp_path / "x.pth").write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(UserError, match="cannot be read as a PyTorch checkpoint"):
+            read_arrays(tmp_path / "x.pth")
+
+
+def test_a_file_without_arrays_is_refused(tmp_path):
+    torch.save({"epoch": 3, "args": {"lr": 0.1}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="holds no state dict: it has epoch, args"):
+        read_arrays(tmp_path / "x.pth")

@@ -1,0 +1,149 @@
+"""Every method through the whole program: trained, evaluated from its checkpoint, on one device and on four."""
+
+import json
+
+import numpy as np
+import pytest
+
+from orc_jax.data.augment import none
+from orc_jax.data.types import Images
+from orc_jax.methods import METHODS
+from orc_jax.methods.base import Stage
+from orc_jax.methods.dgkd import stages
+from orc_jax.methods.orc import PROMOTED
+from orc_jax.methods.switokd import EXPERT_MODE
+from orc_jax.step import augment
+from orc_jax.workdir import metrics
+from tests.helpers import assert_close, batches, build_run, evaluate, printed, stepper_of, train
+
+pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+
+
+def for_method(config, method):
+    """A pool of three that the method can train, with images of which every member may see another crop."""
+    config.method, config.num_networks, config.crop_padding = method, 3, 1
+    config.teacher, config.assistants, config.student = "tiny_a", "tiny_b", "tiny_b"
+    if method == "pcl":
+        config.teacher = "tiny_b"
+    return config
+
+
+PIVOT = Stage("pivot", "independent", (0,))
+SCORES = ("loss", "accuracy")
+# What a method says of a pool of four, where it is not what `Method` has by itself.
+SAID = {
+    "orc": {
+        "roles": ("pivot teacher", "assistant", "assistant", "target student"),
+        "metrics": (*SCORES, "promoted", "feedback_share"),
+        "shares": (PROMOTED,),
+        "stages": (PIVOT,),
+        "spares": 2,
+    },
+    "dgkd": {
+        "roles": ("teacher", "assistant", "assistant", "target student"),
+        "stages": stages("dgkd", 4),
+        "frozen": (0, 1, 2),
+    },
+    "takd": {
+        "roles": ("teacher", "assistant", "assistant", "target student"),
+        "stages": stages("takd", 4),
+        "frozen": (0, 1, 2),
+    },
+    "switokd": {
+        "roles": ("teacher", "student", "student", "target student"),
+        "metrics": (*SCORES, "gap", "threshold", "expert_mode"),
+        "shares": (EXPERT_MODE,),
+    },
+    "pcl": {"roles": ("peer", "peer", "peer", "target student"), "views": 4},
+    "kd": {"roles": ("teacher", "student", "student", "target student"), "stages": (PIVOT,), "frozen": (0,)},
+    "dml": {"roles": ("peer", "peer", "peer", "target student")},
+    "kdcl": {"roles": ("peer", "peer", "peer", "target student"), "views": 4},
+    "okddip": {"roles": ("auxiliary peer", "auxiliary peer", "auxiliary peer", "target student")},
+    "independent": {"roles": ("member", "member", "member", "target student"), "spares": 2},
+}
+FUNCTIONS = {
+    "start": {"pcl", "okddip"},  # have heads
+    "ensemble": {"pcl"},  # has one of its own
+    "hand_back": {"orc"},  # has feedback samples
+}
+PLAIN = {"metrics": SCORES, "shares": (), "views": 1, "stages": (), "frozen": (), "spares": None}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_says_of_itself(name):
+    method = METHODS[name](["resnet20"] * 4)
+    said = {field: value for field, value in method._asdict().items() if field not in (*FUNCTIONS, "iterate")}
+    assert said == PLAIN | SAID[name]
+    for field, methods in FUNCTIONS.items():
+        assert (getattr(method, field) is not None) == (name in methods), field
+    assert {share.metric for share in method.shares} <= set(method.metrics)
+    assert set(method.frozen) <= {member for stage in method.stages for member in stage.members} <= set(range(4))
+
+
+def test_what_follows_from_options():
+    assert METHODS["orc"](["a"] * 5, num_temporary_teachers=2).spares == 4 - 2
+    fixed = METHODS["orc"](["a"] * 5, num_temporary_teachers=2, role_change=False)
+    assert fixed.frozen == (1, 2) and fixed.stages == (Stage("pivot", "independent", (0, 1, 2)),)
+    for name in ("kdcl", "pcl"):
+        assert METHODS[name](["resnet20"] * 3, own_augmentation=False).views == 1
+    roles = METHODS["switokd"](["a"] * 4, num_teachers=2).roles
+    assert roles == ("teacher", "teacher", "student", "target student")
+    assert METHODS["independent"](["a"]).spares == METHODS["independent"](["a"] * 2).spares == 0
+    # With role change one student is promoted in every iteration; a teacher may pause or not.
+    assert PROMOTED.adds_up and not EXPERT_MODE.adds_up
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_and_evaluation_from_the_checkpoint(method, config, console, tmp_path):
+    for_method(config, method)
+    train(config, tmp_path / "run", console)
+    evaluate(config, tmp_path / "run", "latest", console)
+    result = json.loads((tmp_path / "run" / "evaluation_11.json").read_text())
+    last = metrics.read(tmp_path / "run")[-1]
+    rows = [*result["members"], {"name": "ensemble"} | result["ensemble"]]
+    if method == "pcl":
+        rows.append({"name": "mean"} | result["mean"])
+        np.testing.assert_allclose(result["mean"]["top1"], np.mean([row["top1"] for row in result["members"]]))
+    for row in rows:
+        for metric in metrics.EVALUATED:
+            np.testing.assert_allclose(row[metric], last[f"eval/{metric}/{row['name']}"], rtol=1e-5)
+    assert result["target_student"]["role"] == "target student"
+    assert "summary" not in printed(console)
+
+
+DECIDING = {
+    "switokd": {},
+    "kdcl": {"target": "linear"},
+    "okddip": {"projection_divisor": 2, "rampup_fraction": 0.0},
+    "pcl": {"rampup_fraction": 0.0},
+}
+
+
+@pytest.mark.parametrize("method", DECIDING)
+def test_one_device_equals_four(method, config, toy):
+    for_method(config, method)[method].update(DECIDING[method])
+    ends = []
+    for num_devices in (1, 4):
+        stepper = stepper_of(config, toy, num_devices)
+        state = stepper.init()
+        for indices in batches(3, 16, 90):
+            state = stepper(state, indices)
+        ends.append(state)
+    assert_close(ends[0].stacks, ends[1].stacks, rtol=2e-4, atol=2e-5)
+    assert_close(ends[0].totals, ends[1].totals)
+
+
+def test_views_are_augmentations_of_the_same_images(config, toy):
+    """The first view is what a method with one view gets; streamed examples bring their views along."""
+    for_method(config, "kdcl").flip = True
+    setups = [build_run(config, toy, axis_name=None).setup]
+    config.kdcl.own_augmentation = False
+    setups.append(build_run(config, toy, axis_name=None).setup)
+    examples = Images(toy.train.images[:16], toy.train.labels[:16])
+    views, one = (np.asarray(augment(setup, np.uint32(0), np.int32(0), examples)) for setup in setups)
+    assert views.shape == (3, *one.shape)
+    np.testing.assert_array_equal(views[0], one)
+    assert not np.array_equal(views[0], views[1]) and not np.array_equal(views[1], views[2])
+    streamed = Images(np.moveaxis(views, 0, 1), examples.labels)
+    plain = setups[0]._replace(augment=none)
+    np.testing.assert_array_equal(augment(plain, np.uint32(0), np.int32(0), streamed), views)

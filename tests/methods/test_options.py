@@ -1,0 +1,169 @@
+"""The options of the methods: their defaults are what the papers say, and what is out of range is refused."""
+
+import pytest
+
+from orc_jax import config as configs
+from orc_jax.config import default, resolve
+from orc_jax.errors import UserError
+from orc_jax.methods import METHODS
+
+# As the papers have them, or their authors' code; docs/methods.md says where neither tells. 80 of 300 epochs are
+# 0.2667 of a run.
+DEFAULTS = {
+    "orc": {
+        "num_temporary_teachers": 1,
+        "temperature": 4.0,
+        "beta": 0.5,
+        "mixup_alpha": 1.0,
+        "feedback_fraction": 1.0,
+        "intensive_samples": "mixup",
+        "intensive_teaching": True,
+        "private_teaching": True,
+        "group_teaching": True,
+        "teaching": "individual",
+        "role_change": True,
+        "temporary_teacher_logits": "after",
+        "pivot_batch_norm": "running",
+        "pivot_lr_multiplier": 0.1,
+    },
+    "dgkd": {"temperature": 5.0, "lam": 1.0, "drop": 1, "kl_reduction": "sum"},
+    "takd": {"temperature": 5.0, "lam": 1.0},
+    "switokd": {"num_teachers": 1, "temperature": 1.0, "teacher_must_lead": True, "paused_statistics": "moved"},
+    "pcl": {"temperature": 3.0, "rampup_fraction": 0.2667, "ema_decay": 0.999, "own_augmentation": True},
+    "kd": {"temperature": 4.0, "alpha": 0.9},
+    "dml": {"temperature": 1.0},
+    "kdcl": {"temperature": 2.0, "lam": 1.0, "target": "minlogit", "own_augmentation": True},
+    "okddip": {
+        "temperature": 3.0,
+        "weight": 1.0,
+        "rampup_fraction": 0.2667,
+        "projection_divisor": 8,
+        "peers_follow_targets": True,
+    },
+    "independent": {},
+}
+
+
+def test_defaults_are_those_of_the_papers():
+    """By the factories' signatures, and so by the config."""
+    assert {name: configs.options_of(factory) for name, factory in METHODS.items()} == DEFAULTS
+    assert {name: default()[name].to_dict() for name in METHODS} == DEFAULTS
+
+
+TEMPERATURES = [name for name, options in DEFAULTS.items() if "temperature" in options]
+REFUSED = [
+    *(
+        (name, {"temperature": value}, f"config.{name}.temperature={value}: must be greater than 0")
+        for name in TEMPERATURES
+        for value in (0.0, -1.0)
+    ),
+    ("orc", {"num_temporary_teachers": 0}, "config.num_temporary_teachers=0: must be at least 1"),
+    ("orc", {"beta": 1.5}, "config.orc.beta=1.5: must be between 0 and 1"),
+    ("orc", {"beta": -0.5}, "config.orc.beta=-0.5: must be between 0 and 1"),
+    ("orc", {"mixup_alpha": 0.0}, "config.orc.mixup_alpha=0.0: must be greater than 0"),
+    ("orc", {"feedback_fraction": 0.0}, "config.orc.feedback_fraction=0.0: must be in"),
+    ("orc", {"feedback_fraction": 1.5}, "config.orc.feedback_fraction=1.5: must be in"),
+    ("orc", {"pivot_lr_multiplier": 0.0}, "config.orc.pivot_lr_multiplier=0.0: must be greater than 0"),
+    ("orc", {"intensive_samples": "mixed"}, "config.orc.intensive_samples='mixed'.*: mixup, feedback, training"),
+    (
+        "orc",
+        {"teaching": "individul"},
+        "config.orc.teaching='individul'.*Did you mean individual?.*: individual, ensemble",
+    ),
+    (
+        "orc",
+        {"temporary_teacher_logits": "later"},
+        "config.orc.temporary_teacher_logits='later'.*Accepted: after, before",
+    ),
+    ("orc", {"pivot_batch_norm": "run"}, "config.orc.pivot_batch_norm='run'.*Accepted: running, batch"),
+    ("dgkd", {"lam": 1.5}, "config.dgkd.lam=1.5: must be between 0 and 1"),
+    ("dgkd", {"lam": -0.1}, "config.dgkd.lam=-0.1: must be between 0 and 1"),
+    ("dgkd", {"drop": -1}, "config.dgkd.drop=-1: must be at least 0"),
+    ("dgkd", {"kl_reduction": "batchmean"}, "config.dgkd.kl_reduction='batchmean' is not known.*sum, mean"),
+    ("takd", {"lam": -0.1}, "config.takd.lam=-0.1: must be between 0 and 1"),
+    ("takd", {"lam": 1.1}, "config.takd.lam=1.1: must be between 0 and 1"),
+    ("switokd", {"num_teachers": 0}, "config.switokd.num_teachers=0: must be at least 1, and less than"),
+    ("switokd", {"num_teachers": 5}, "config.switokd.num_teachers=5: must be at least 1, and less than"),
+    ("switokd", {"paused_statistics": "move"}, "config.switokd.paused_statistics='move'.*mean moved?.*: moved, kept"),
+    ("kd", {"alpha": 1.5}, "config.kd.alpha=1.5: must be between 0 and 1"),
+    ("kd", {"alpha": -0.5}, "config.kd.alpha=-0.5: must be between 0 and 1"),
+    ("kdcl", {"lam": -1.0}, "config.kdcl.lam=-1.0: must be at least 0"),
+    ("kdcl", {"target": "general"}, "config.kdcl.target='general' is not known.*Accepted: minlogit, naive, linear"),
+    ("okddip", {"weight": -1.0}, "config.okddip.weight=-1.0: must be at least 0"),
+    ("okddip", {"rampup_fraction": 2.0}, "config.okddip.rampup_fraction=2.0: must be between 0 and 1"),
+    ("okddip", {"rampup_fraction": -0.1}, "config.okddip.rampup_fraction=-0.1: must be between 0 and 1"),
+    ("okddip", {"projection_divisor": 0}, "config.okddip.projection_divisor=0: must be at least 1"),
+    ("pcl", {"rampup_fraction": 2.0}, "config.pcl.rampup_fraction=2.0: must be between 0 and 1"),
+    ("pcl", {"rampup_fraction": -0.1}, "config.pcl.rampup_fraction=-0.1: must be between 0 and 1"),
+    ("pcl", {"ema_decay": 1.0}, r"config.pcl.ema_decay=1.0: must be in \[0, 1\)"),
+    ("pcl", {"ema_decay": -0.1}, r"config.pcl.ema_decay=-0.1: must be in \[0, 1\)"),
+]
+
+
+def of_method(method, **fields):
+    """The default pool of five, of which all methods can train."""
+    config = default()
+    config.method = method
+    if method == "pcl":
+        config.teacher, config.assistants = config.student, "copies"
+    config.update(fields)
+    return config
+
+
+@pytest.mark.parametrize(("method", "options", "text"), REFUSED)
+def test_options_out_of_range(method, options, text):
+    config = of_method(method)
+    config[method].update(options)
+    with pytest.raises(UserError, match=f"(?s)^{text}"):
+        resolve(config, 1)
+
+
+AT_THE_LIMIT = {
+    "orc": [
+        {"num_temporary_teachers": 3, "beta": 0.0, "feedback_fraction": 1e-9, "mixup_alpha": 1e-9, "temperature": 1e-9},
+        {"beta": 1.0, "feedback_fraction": 1.0, "pivot_lr_multiplier": 1e-9},
+    ],
+    "dgkd": [{"lam": 0.0, "drop": 0}, {"lam": 1.0, "drop": 100}],
+    "takd": [{"lam": 0.0}, {"lam": 1.0}],
+    "switokd": [{"num_teachers": 4}],
+    "pcl": [{"rampup_fraction": 0.0, "ema_decay": 0.0}, {"rampup_fraction": 1.0, "ema_decay": 0.9999}],
+    "kd": [{"alpha": 0.0}, {"alpha": 1.0}],
+    "dml": [{"temperature": 1e-9}],
+    "kdcl": [{"lam": 0.0}],
+    "okddip": [{"weight": 0.0, "rampup_fraction": 0.0, "projection_divisor": 1}, {"rampup_fraction": 1.0}],
+    "independent": [{}],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_options_at_the_limit(method):
+    for options in AT_THE_LIMIT[method]:
+        config = of_method(method)
+        config[method].update(options)
+        assert dict(resolve(config, 1).config[method]).items() >= options.items()
+
+
+SMALLEST = {name: 1 if name == "independent" else 3 if name in ("orc", "okddip") else 2 for name in METHODS}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pools_that_are_too_small(method):
+    least = SMALLEST[method]
+    assert len(resolve(of_method(method, num_networks=least), 1).method.roles) == least
+    text = "would have to be at least 3" if method == "orc" else f": {method} needs at least {least}"
+    for size in range(1, least):
+        with pytest.raises(UserError, match=f"config.num_networks={size}.*{text}"):
+            resolve(of_method(method, num_networks=size), 1)
+
+
+def test_a_method_from_scratch_refuses_a_pivot_teacher():
+    """And one with a pivot teacher takes it."""
+    for method in METHODS:
+        config = of_method(method, pivot_checkpoint="somewhere")
+        if method in ("orc", "dgkd", "takd", "kd"):
+            resolve(config, 1)
+        else:
+            with pytest.raises(
+                UserError, match=r"config.pivot_checkpoint='somewhere'.*trains all members from scratch"
+            ):
+                resolve(config, 1)

@@ -1,0 +1,70 @@
+"""The command as a person gives it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orc_jax.workdir import metrics
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(*arguments, cache="", xla_flags="", folder=ROOT):
+    """Runs the command as a person would: without the flags that make tests compile fast and compute slowly."""
+    environment = os.environ | {"XLA_FLAGS": xla_flags}
+    arguments = [sys.executable, "-m", "orc_jax.main", f"--compilation_cache={cache}", *arguments]
+    return subprocess.run(arguments, capture_output=True, text=True, cwd=folder, env=environment)
+
+
+def test_it_learns(tmp_path):
+    """The command: ORC with three ResNet-8 on the handwritten digits, from scratch, well above 90 % in ten epochs."""
+    fields = "teacher=resnet8 num_networks=3 num_epochs=10 pretrain_epochs=0 warmup_epochs=1 eval_every_epochs=10"
+    fields = [f"--config.{field}" for field in [*fields.split(), "orc.pivot_lr_multiplier=1.0"]]
+    done = command("--config", "configs/digits.py", f"--workdir={tmp_path / 'run'}", *fields)
+    assert done.returncode == 0, done.stderr
+    (last,) = metrics.evaluated(metrics.read(tmp_path / "run"))
+    assert last["eval/top1/2_resnet8"] > 0.9
+    assert last["eval/top1/0_resnet8"] > 0.9
+
+
+def test_programs_are_kept_from_run_to_run(tmp_path, monkeypatch):
+    """A second run of the same kind, with another seed and in another folder, has nothing to add."""
+    # jax keeps what took a second to compile; which programs did depends on the machine, so here it keeps all
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    fields = "method=independent num_networks=1 student=resnet8 examples_per_class=6 batch_size=32 num_epochs=1"
+    fields = [f"--config.{field}" for field in [*fields.split(), "warmup_epochs=0"]]
+    kept = []
+    for seed in (0, 1):
+        arguments = (*fields, f"--config.seed={seed}", f"--workdir={tmp_path / str(seed)}")
+        done = command(*arguments, cache=tmp_path / "cache", xla_flags=os.environ["XLA_FLAGS"])
+        assert done.returncode == 0, done.stderr
+        kept.append(sorted(path.name for path in (tmp_path / "cache").iterdir() if path.name.endswith("-cache")))
+    assert kept[0] and kept[1] == kept[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--config.num_netwrks=5"], "field='num_netwrks' is not known. Did you mean num_networks?"),
+        (["--config", "configs/digits.py", "--config.orc.temperatur=3"], "Did you mean orc.temperature"),
+        (["--config.orc.beta=0.1", "beta=0.2"], "not understood: beta=0.2. Overrides are written --config.field=value"),
+        (["--mode=evaluate"], "--workdir=nowhere holds no run"),
+        (["--config=nowhere.py"], "--config=nowhere.py: there is no such file"),
+        (["--config.teacher=resnet21"], "config.teacher='resnet21' is not known. Did you mean resnet"),
+    ],
+)
+def test_the_command_answers_mistakes_with_one_message(arguments, text):
+    done = command("--workdir=nowhere", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("orc_jax: ") and text in done.stderr and "Traceback" not in done.stderr
+
+
+def test_where_a_run_is_kept(tmp_path, monkeypatch):
+    """By default in a folder that is called by the set and the method, in the working directory."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    done = command("--config=configs/digits.py", "--config.method=kd", "--mode=evaluate", folder=tmp_path)
+    assert done.returncode == 2 and "--workdir=runs/digits_kd holds no run" in done.stderr
+    assert not list(tmp_path.iterdir())

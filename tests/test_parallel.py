@@ -1,0 +1,85 @@
+"""Several devices compute what one does, hold the same, and take the batch in its order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from orc_jax import parallel
+from orc_jax.parallel import AXIS, DataParallel
+from orc_jax.step import make_train_step
+from tests.helpers import assert_close, batches, build_run, run_steps, stepper_of
+
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
+
+def test_one_device_equals_four(toy, config):
+    """Parameters, statistics, roles and feedback; augmentation and mix-up included."""
+    config.crop_padding, config.flip = 1, True
+    one, four = stepper_of(config, toy, 1), stepper_of(config, toy, 4)
+    a, b = run_steps(one), run_steps(four)
+    assert_close(a.stacks, b.stacks, rtol=2e-4, atol=2e-5)
+    assert_close(a.totals, b.totals)
+    np.testing.assert_array_equal(a.totals["promoted"], b.totals["promoted"])
+    parallel.assert_replicated(b)
+
+
+def test_the_unmapped_step_equals_the_mapped_one(toy, config):
+    """With `axis_name=None` nothing is reduced or gathered: one device needs no pmap."""
+    config.crop_padding, config.flip = 1, True
+    stepper = stepper_of(config, toy)
+    run = build_run(config, toy, axis_name=None)
+    unmapped = jax.jit(make_train_step(run.setup, run.method.iterate))
+    (indices,) = batches(1, 16, 90)
+    start = stepper.init()
+    assert_close(unmapped(start, stepper.data, indices).stacks, stepper(start, indices).stacks)
+
+
+def test_differing_replicas_are_noticed():
+    devices = jax.local_devices()
+    sharding = parallel.replicated(devices)
+    shards = [jax.device_put(jnp.full(3, float(i == 2)), device) for i, device in enumerate(devices)]
+    broken = jax.make_array_from_single_device_arrays((3,), sharding, shards)
+    parallel.assert_replicated({"w": jax.device_put(jnp.ones(3), sharding)})
+    with pytest.raises(RuntimeError, match="replicas differ in"):
+        parallel.assert_replicated({"w": broken})
+
+
+def test_collectives_keep_the_order_of_the_batch():
+    """On four devices as unmapped: sums, means, what is gathered along either axis, and whose place is where."""
+
+    def step(scale, _, x):
+        mapped = x.shape[0] < 8
+        axis_name = AXIS if mapped else None
+        slots = parallel.gather(parallel.local_slots(x.shape[0], axis_name), axis_name)
+        gathered = parallel.gather(x * scale, axis_name), parallel.gather(x.T, axis_name, axis=1)
+        sums = jax.tree.map(lambda f: f(x.sum(0), axis_name), {"total": parallel.total, "mean": parallel.mean})
+        return slots, gathered, sums
+
+    x = np.arange(24, dtype=np.float32).reshape(8, 3)
+    four = DataParallel(step, jax.local_devices(), donate=False)(jnp.float32(2.0), None, parallel.shard(x, 4))
+    slots, (rows, columns), sums = four
+    np.testing.assert_array_equal(slots, np.arange(8))
+    np.testing.assert_array_equal(rows, 2 * x)
+    np.testing.assert_array_equal(columns, x.T)
+    np.testing.assert_array_equal(sums["total"], x.sum(0))
+    np.testing.assert_array_equal(sums["mean"], x.sum(0) / 4)
+    one = step(2.0, None, x)
+    np.testing.assert_array_equal(one[0], slots)
+    np.testing.assert_array_equal(one[1][0], rows)
+    np.testing.assert_array_equal(one[1][1], columns)
+    np.testing.assert_array_equal(one[2]["mean"], one[2]["total"])
+
+
+def test_a_program_is_compiled_once_for_each_shape():
+    traces = []
+
+    def step(state, _, x):
+        traces.append(x.shape)
+        return state + parallel.total(x.sum(), AXIS)
+
+    mapped = DataParallel(step, jax.local_devices()[:2], donate=False)
+    state = jnp.float32(1.0)
+    for size in (4, 4, 6, 4, 6):
+        state = mapped(state, None, parallel.shard(np.ones(size, np.float32), 2))
+    assert float(state) == 1.0 + 4 + 4 + 6 + 4 + 6 and traces == [(2,), (3,)]

@@ -1,0 +1,104 @@
+"""The log of a run: rows in files and trackers, and what becomes of them when a run goes on."""
+
+import json
+import struct
+import sys
+import time
+import types
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from orc_jax.config import TRACKERS, tracker_names
+from orc_jax.workdir import logs, metrics
+from tests.helpers import train
+
+pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+
+
+def test_trackers_are_equal(config, console, tmp_path, monkeypatch):
+    """What TensorBoard gets, Weights & Biases gets too; a run that goes on is the same run there."""
+    calls = []
+
+    class FakeRun:
+        def log(self, scalars, step):
+            calls.append((step, scalars))
+
+        def finish(self):
+            calls.append("finished")
+
+    def init(**options):
+        calls.append(options)
+        return FakeRun()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, __spec__=object()))
+    config.method, config.num_networks, config.assistants, config.log_to = "independent", 2, "", "tensorboard, wandb"
+    written = []
+    monkeypatch.setattr(logs.TensorBoard, "write", lambda self, scalars, step: written.append((step, scalars)))
+    config.num_epochs = 1
+    train(config, tmp_path / "run", console)
+    opened, row, end = calls
+    assert [row] == written and end == "finished"
+    assert (
+        row[0] == 5 and {"epoch", "train/loss/0_tiny_a", "eval/top1/1_tiny_b"} <= set(row[1]) and "step" not in row[1]
+    )
+    assert opened["config"]["orc"]["beta"] == 0.5 and opened["resume"] == "allow" and opened["name"] == "run"
+    calls.clear()
+    log = logs.MetricsLog(tmp_path / "run", 5, config)
+    log.close()
+    assert calls[0]["id"] == opened["id"]
+    (tmp_path / "other").mkdir()
+    logs.MetricsLog(tmp_path / "other", 0, config).close()
+    assert calls[-2]["id"] != opened["id"] and calls[-2]["name"] == "other"
+    config.log_to = ""
+    assert logs.MetricsLog(tmp_path / "run", 5, config).trackers == []
+
+
+def test_rows_after_the_checkpoint_are_dropped(config, tmp_path):
+    """Those of steps that are made again; the row of the checkpoint's own step stays."""
+    config.log_to = ""
+    log = logs.MetricsLog(tmp_path, 0, config)
+    for step in (5, 10, 15):
+        log.write({"step": step, "epoch": step // 5}, {metrics.SPEED: float(step)})
+    logs.MetricsLog(tmp_path, 10, config)
+    assert [row["step"] for row in metrics.read(tmp_path)] == [5, 10]
+    timing = [{"step": 5, metrics.SPEED: 5.0}, {"step": 10, metrics.SPEED: 10.0}]
+    assert metrics.read(tmp_path, metrics.TIMING) == timing
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][1]["epoch"] == 2
+
+
+def events_of(folder):
+    """What TensorBoard reads, file by file: in each, length, checksum, event, checksum, again and again."""
+    for path in sorted(folder.glob("events*")):
+        data, events = path.read_bytes(), []
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            events.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+        yield events
+
+
+def test_tensorboard_hides_the_rows_that_are_dropped(config, tmp_path, monkeypatch):
+    """From the first step that is made again."""
+    config.log_to = "tensorboard"
+    for steps, start in (((5, 10, 15), 0), ((15,), 10)):
+        clock = time.time() + start
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda clock=clock: clock)  # the files are called by the second
+            log = logs.MetricsLog(tmp_path, start, config)
+        for step in steps:
+            log.write({"step": step, "eval/top1/ensemble": step / 100}, {metrics.SPEED: 7.0})
+        log.close()
+    files = list(events_of(tmp_path / "tensorboard"))
+    assert [[event.step for event in events if event.HasField("session_log")] for events in files] == [[1], [11]]
+    values = [[(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value] for events in files]
+    tags = {tag for _, tag, _ in values[0]}
+    assert tags == {"eval/top1/ensemble", metrics.SPEED}
+    for expected, found in zip(((5, 10, 15), (15,)), values, strict=True):
+        top1 = [(step, round(value, 4)) for step, tag, value in found if tag == "eval/top1/ensemble"]
+        assert top1 == [(step, step / 100) for step in expected]
+
+
+def test_every_tracker_that_a_config_may_name_is_there():
+    assert set(logs.TRACKERS) == set(TRACKERS)
+    assert tracker_names(" tensorboard ,") == ["tensorboard"] and tracker_names("") == []
