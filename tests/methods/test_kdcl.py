@@ -43,22 +43,40 @@ def test_targets_golden():
     np.testing.assert_allclose(minlogit(ALONE, logits, labels), [[0.0, -1.0, -1.0]])
 
 
+def cross_entropy(z, labels):
+    """In double precision."""
+    z = np.float64(z) - np.max(z, axis=1, keepdims=True)
+    return (np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), labels]).mean()
+
+
+def best_of_two(logits, labels):
+    """The least cross-entropy of all convex combinations."""
+    return min(cross_entropy(a * logits[0] + (1 - a) * logits[1], labels) for a in np.linspace(0, 1, 1001))
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0, 6.0, 20.0])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_linear_finds_the_best_convex_combination(seed):
-    logits = 3 * jax.random.normal(jax.random.key(seed), (2, 32, 5))
-    labels = jnp.arange(32) % 5
-    logits = logits.at[0].add(2 * jax.nn.one_hot(labels, 5))
-
-    def loss(z):
-        z = np.float64(z)
-        return -(z[np.arange(32), labels] - np.log(np.exp(z).sum(1))).mean()
-
-    best = min(loss(a * logits[0] + (1 - a) * logits[1]) for a in np.linspace(0, 1, 1001))
-    np.testing.assert_allclose(loss(linear(ALONE, logits, labels)), best, atol=1e-3)
+def test_linear_finds_the_best_convex_combination(seed, scale):
+    """Of logits of all sizes."""
+    logits, labels = jax.random.normal(jax.random.key(seed), (2, 32, 5)), np.arange(32) % 5
+    logits = scale * (logits + jnp.array([1.5, 1.0])[:, None, None] * jax.nn.one_hot(labels, 5)[None])
+    best = best_of_two(np.asarray(logits), labels)
+    np.testing.assert_allclose(cross_entropy(linear(ALONE, logits, jnp.array(labels)), labels), best, rtol=1e-4)
 
 
-def test_linear_of_a_network_that_is_always_wrong():
-    """Nearly all weight goes to the other; what is left is not NaN, however wrong the network is."""
-    right = 3.0 * jax.nn.one_hot(jnp.array([0, 1]), 2)
-    target = linear(ALONE, jnp.stack([right, 1000.0 - 1000.0 * right]), jnp.array([0, 1]))
-    np.testing.assert_allclose(target, right, atol=1e-3)
+def test_a_weight_that_has_vanished_comes_back():
+    """The first network is so wrong of one sample that the first step leaves nothing of it; the other is not."""
+    logits, labels = jnp.array([[[1.0, 0.0], [-300.0, 0.0]], [[-1.0, 0.0], [100.0, 0.0]]]), np.array([0, 0])
+    best = best_of_two(np.asarray(logits), labels)
+    assert best < cross_entropy(logits[1], labels) - 0.1
+    np.testing.assert_allclose(cross_entropy(linear(ALONE, logits, jnp.array(labels)), labels), best, rtol=1e-3)
+
+
+def test_linear_of_three_networks():
+    """Each knows one class: none is left out."""
+    labels = jnp.arange(3)
+    logits = 2.0 * jnp.eye(3)[:, :, None] * jax.nn.one_hot(labels, 3)[None]
+    np.testing.assert_allclose(linear(ALONE, logits, labels), 2.0 / 3.0 * jnp.eye(3), atol=1e-4)
+    # Two that know nothing get no weight.
+    logits = logits.at[1:].set(0.0).at[0].set(2.0 * jnp.eye(3))
+    np.testing.assert_allclose(linear(ALONE, logits, labels), 2.0 * jnp.eye(3), atol=1e-4)

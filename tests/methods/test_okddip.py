@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from orc_jax.methods.okddip import ATTENTION, mixtures
-from tests.helpers import stepper_of
+from orc_jax.run import abstract_state
+from tests.helpers import build_run, stepper_of
 from tests.methods import torch_methods
 from tests.methods.comparison import Comparison, use
 
@@ -58,5 +59,16 @@ def test_projections_start_as_pytorchs_linear_layers(config, toy):
     for x in head.values():
         assert x.shape == (1, 8, 8) and 0.9 * 8**-0.5 < np.abs(x).max() <= 8**-0.5
     assert not any(np.array_equal(x, y) for x, y in itertools.combinations(head.values(), 2))
-    config.okddip.projection_divisor = 100
+    config.okddip.projection_divisor = 9
     assert {x.shape for x in stepper_of(config, toy).init().stacks[ATTENTION].params.values()} == {(1, 8, 1)}
+
+
+def test_projections_of_peers_with_features_of_different_sizes(config, toy):
+    """All are as wide as an eighth of the smallest, not of the leader's, so that queries and keys fit."""
+    use(config, "okddip", "resnet8", "vgg8", "tiny_a")
+    head = abstract_state(build_run(config, toy)).stacks[ATTENTION].params
+    assert {name: x.shape for name, x in head.items()} == {
+        f"{name}.{kind}": (1, dim, 64 // 8)
+        for name, dim in (("resnet8", 64), ("vgg8", 512))
+        for kind in ("query", "key")
+    }

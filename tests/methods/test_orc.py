@@ -194,7 +194,7 @@ def test_mix_ratio():
         assert [mix_ratio(keys[0], samples, alpha) for samples in ("training", "feedback")] == [1.0, 0.0]
 
 
-@pytest.mark.parametrize(("fraction", "size"), [(1.0, 16), (0.5, 8), (0.4, 6), (0.001, 1)])
+@pytest.mark.parametrize(("fraction", "size"), [(1.0, 16), (0.5, 8), (0.4, 6), (0.47, 8), (0.001, 1)])
 def test_how_much_is_handed_back(fraction, size):
     losses = jax.random.uniform(jax.random.key(0), (3, 16))
     shares, indices = orc(["a"] * 4, feedback_fraction=fraction).hand_back(losses)

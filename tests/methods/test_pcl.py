@@ -71,6 +71,7 @@ def test_where_it_starts(config, toy):
     kernel, bias = np.asarray(ensemble.params["kernel"]), np.asarray(ensemble.params["bias"])
     assert kernel.shape == (1, 3 * 8, 3) and bias.shape == (1, 3)
     assert 0.9 * 24**-0.5 < np.abs(kernel).max() <= 24**-0.5 and 0 < np.abs(bias).max() <= 24**-0.5
+    assert not np.isin(bias, kernel).any()
     assert not np.array_equal(stepper.init(1).stacks[ENSEMBLE].params["kernel"], kernel)
 
 
