@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from absl import logging
 
+import orc_jax
 from orc_jax.errors import Interrupted, UserError
 
 # What a full or lost disk makes of a write.
@@ -91,7 +92,9 @@ def of_device(error: Exception) -> tuple[str, int] | None:
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The parser of a command that is described by the docstring of its module."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--version", action="version", version=f"orc_jax {orc_jax.__version__}")
+    return result
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,10 +104,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--own", action="append", default=[], help=help)
 
 
-def add_member_arguments(parser: argparse.ArgumentParser) -> None:
+def add_member_arguments(parser: argparse.ArgumentParser, more: str = "") -> None:
     """The arguments that say which member of which run."""
     parser.add_argument("--workdir", type=Path, required=True, help="of a run that was trained, or imported weights")
-    parser.add_argument(
-        "--member", default="target", help="target (default), a position in the pool, or a name in the logs: 0_resnet56"
-    )
+    help = f"a number, a name in the logs (0_resnet56), a role, a part that only one has, or best{more}"
+    parser.add_argument("--member", default="target", help=f"{help}; default: target")
     add_run_arguments(parser)

@@ -134,10 +134,11 @@ class Resolved(NamedTuple):
         )
 
 
-def resolve(config: ConfigDict, num_devices: int | None = None) -> Resolved:
+def resolve(config: ConfigDict, num_devices: int | None = None, trusted: Collection[str] | None = None) -> Resolved:
     """Checks everything about a person's config that can be checked without data, and returns what it stands for.
 
-    What it names of a module of their own is imported. Batches are split over `num_devices`, by default all there are.
+    What it names of a module of their own is imported; of a config that is partly a file's, only what is `trusted`.
+    Batches are split over `num_devices`, by default all there are.
 
     Raises:
         UserError: naming the first field that is wrong, its value and what would be accepted.
@@ -151,7 +152,7 @@ def resolve(config: ConfigDict, num_devices: int | None = None) -> Resolved:
                 f"{config[field] // num_devices * num_devices or num_devices} would be"
             )
     tracker_names(config.log_to)
-    resolved = _interpret(config, plugins.load(_names(config)))
+    resolved = _interpret(config, plugins.load(_names(config), trusted))
     _check_method(resolved)
     return resolved
 

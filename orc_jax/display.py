@@ -1,52 +1,19 @@
-"""What a person sees of a run in a terminal: warnings, a progress bar, lines and tables."""
+"""What a person sees of a run in a terminal: lines and tables."""
 
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from orc_jax.models import LARGE, SMALL
 from orc_jax.run import Run, parameter_counts
+from orc_jax.terminal import ENDLESS, Part, Rows, fitted
 from orc_jax.workdir import metrics
 from orc_jax.workdir.metrics import ENSEMBLE, JOINT, SPEED, Row
 
 
-def warner(console: Console) -> Callable[[str], None]:
-    """A function that prints a warning to `console` as it is."""
-    return functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar with loss, accuracy, images/s and time left; it is not drawn where the output is not a terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    """A table whose first two columns are text; the others are aligned to the right."""
-    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for i, column in enumerate(columns):
-        result.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
-    for row in rows:
-        result.add_row(*map(str, row))
-    return result
-
-
-def pool_table(run: Run, title: str = "", costs: Mapping[str, Mapping[str, str]] | None = None) -> Table:
+def pool_table(run: Run, title: str = "", costs: Mapping[str, Mapping[str, str]] | None = None) -> Rows:
     """The members of a run, with `costs` as further columns by architecture."""
     names, counts, costs = run.spec.architectures, parameter_counts(run), costs or {}
     rows = [
@@ -55,7 +22,7 @@ def pool_table(run: Run, title: str = "", costs: Mapping[str, Mapping[str, str]]
     ]
     if costs:
         rows.append(("all", "", f"{sum(counts[name] for name in names):,}", *("" for _ in costs)))
-    return table(title or _start(run), ("member", "role", "parameters", *costs), rows)
+    return Rows(title or _start(run), ("member", "role", "parameters", *costs), rows)
 
 
 def _start(run: Run) -> str:
@@ -77,19 +44,22 @@ def unusual_sizes(run: Run) -> list[str]:
     return lines
 
 
-def epoch_line(run: Run, title: str, row: Row, timing: Row) -> str:
-    """The target student after an epoch."""
+def epoch_line(run: Run, title: str, row: Row, timing: Row, width: int = ENDLESS) -> str:
+    """The target student after an epoch, in a line of at most `width` columns."""
     name = run.spec.member_names[-1]
-    line = f"{title} epoch {row['epoch']}/{run.config.num_epochs}  {name}: loss {row[metrics.train('loss', name)]:.3f}"
-    line += f"  accuracy {row[metrics.train('accuracy', name)]:.2%}"
+    parts = [
+        Part(f"{title} epoch {row['epoch']}/{run.config.num_epochs}"),
+        Part(f"{name}: loss {row[metrics.train('loss', name)]:.3f}"),
+        Part(f"accuracy {row[metrics.train('accuracy', name)]:.2%}", 2),
+    ]
     if metrics.evaluated([row]):
-        line += f"  test {row[metrics.evaluation('top1', name)]:.2%}"
+        parts.append(Part(f"test {row[metrics.evaluation('top1', name)]:.2%}"))
         if run.spec.size > 1:
-            line += f"  ensemble {row[metrics.evaluation('top1', ENSEMBLE)]:.2%}"
-    return line + (f"  {timing[SPEED]:.0f} images/s" if timing else "")
+            parts.append(Part(f"ensemble {row[metrics.evaluation('top1', ENSEMBLE)]:.2%}", 1))
+    return fitted([*parts, Part(f"{timing[SPEED]:.0f} images/s" if timing else "", 3)], width)
 
 
-def summary(run: Run, workdir: Path) -> Table:
+def summary(run: Run, workdir: Path) -> Rows:
     """Last and best epoch of every member; "best" is chosen by the target student on the evaluation split."""
     rows, names = metrics.read(workdir), run.spec.member_names
     last, best = metrics.evaluated(rows)[-1], metrics.best(rows, names[-1])
@@ -105,10 +75,10 @@ def summary(run: Run, workdir: Path) -> Table:
     joint = [cells(name, "all members") for name in JOINT if metrics.evaluation("top1", name) in last]
     title = f"{run.dataset.name} {run.config.eval_split}: last epoch {last['epoch']}, "
     title += f"best epoch {best['epoch']} (of the target student)"
-    return table(title, ("member", "role", "top-1", "top-5", "top-1 at best", *shares), [*own, *joint])
+    return Rows(title, ("member", "role", "top-1", "top-5", "top-1 at best", *shares), [*own, *joint])
 
 
-def evaluation_table(result: Mapping[str, Any], which: str) -> Table:
+def evaluation_table(result: Mapping[str, Any], which: str) -> Rows:
     """The result of an evaluation of the checkpoint `which`."""
     joint = [{"name": name, "role": "all members"} | result[name] for name in JOINT if name in result]
     rows = [
@@ -117,4 +87,4 @@ def evaluation_table(result: Mapping[str, Any], which: str) -> Table:
     ]
     title = f"{result['dataset']} {result['split']}: {result['examples']} examples, "
     title += f"checkpoint of step {result['step']} ({which})"
-    return table(title, ("member", "role", "top-1", "top-5", "loss"), rows)
+    return Rows(title, ("member", "role", "top-1", "top-5", "loss"), rows)

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from orc_jax import display, hosts, parallel
+from orc_jax import display, hosts, parallel, terminal
 from orc_jax.config import Resolved
 from orc_jax.data import feed, sets
 from orc_jax.models.network import Params
 from orc_jax.pool import Stacks
 from orc_jax.run import Run, abstract_state, build
 from orc_jax.step import make_evaluation_step
+from orc_jax.terminal import doing
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.files import writing
 
@@ -38,6 +39,7 @@ def evaluator(run: Run) -> Callable[[Stacks], dict[str, Any]]:
         with feed.evaluation(run.dataset, run.config, run.devices) as batches:
             for batch in batches:
                 parts.append(evaluation_step(stacks, data, batch))
+                jax.block_until_ready(parts[-feed.AHEAD :][0])  # or the batches of a streamed set would pile up
         sums = jax.tree.map(lambda *x: np.sum(np.array(x, np.float64), axis=0), *jax.device_get(parts))
         rows = [
             {"top1": float(top1), "top5": float(top5), "loss": float(loss)}
@@ -59,13 +61,19 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
         UserError: if there is no such checkpoint, or its pool and data are not those of the config.
     """
     config, there = resolved.config, record.require(workdir)
-    dataset = sets.load(config, display.warner(console), resolved.plugins)
+    checkpoint.step_of(workdir, which)
+    here = there._replace(config=json.loads(config.to_json()), architectures=resolved.architectures)
+    record.require_evaluable(there, here, resolved.models, workdir)  # before anything is read
+    with doing(console, f"reading {config.dataset}"):
+        dataset = sets.load(config, terminal.warner(console), resolved.plugins)
     # normalised as in training, also where the constants were computed from another training split
     run = build(resolved, dataset._replace(mean=there.mean, std=there.std), jax.local_devices())
     record.require_evaluable(there, run.record(), resolved.models, workdir)
-    trained = checkpoint.restore_networks(workdir, there, which, run.sharding, resolved.plugins, heads(run))
+    with doing(console, "reading the checkpoint"):
+        trained = checkpoint.restore_networks(workdir, there, which, run.sharding, resolved.plugins, heads(run))
     result = {"step": trained.step, "dataset": config.dataset, "split": config.eval_split}
-    result |= evaluator(run)(trained.pool.stacks)
+    with doing(console, "evaluating"):
+        result |= evaluator(run)(trained.pool.stacks)
     console.print(display.evaluation_table(result, which))
     if not hosts.is_main():
         return

@@ -1,9 +1,12 @@
 """Leaving when asked to: a run that gets SIGTERM or SIGINT finishes its step, saves, and leaves."""
 
 import contextlib
+import os
 import signal
-from collections.abc import Callable, Iterator
-from typing import Any
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -11,6 +14,8 @@ from jax.experimental import multihost_utils
 from orc_jax.errors import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+BUSY = 0.3  # seconds that the main thread has for the answer to a signal
+DONE = 0  # no number of a signal
 
 
 class Stop:
@@ -37,21 +42,72 @@ class Stop:
 
 @contextlib.contextmanager
 def watched(warn: Callable[[str], None]) -> Iterator[Stop]:
-    """Catches the signals that ask a run to stop. The second one is not caught."""
-    stop = Stop()
+    """Catches the signals that ask a run to stop, and answers in words. The second one does what it does elsewhere."""
+    stop, handled, told = Stop(), [], []
+
+    def tell(number: int) -> None:
+        if number not in told:
+            told.append(number)
+            name = signal.Signals(number).name
+            warn(f"{name}: stopping after this step, with a checkpoint. Once more leaves at once.")
 
     def handle(number: int, _frame) -> None:
+        handled.append(number)
+        if handled.count(number) > 1:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+            return
         stop.signal = signal.Signals(number)
-        signal.signal(number, before[number])
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)  # which JAX catches, to agree with the other processes on a step
-        warn(f"{stop.signal.name}: stopping after this step, with a checkpoint. Once more leaves at once.")
+        tell(number)
+
+    def waits(number: int, count: int) -> None:
+        """The main thread has not come to handle a signal that was given `count` times."""
+        if handled.count(number) < min(count, 2):
+            _leave_at_once(number) if count > 1 else tell(number)
 
     # With several processes SIGTERM is caught by JAX itself.
     caught = SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
     before: dict[int, Any] = {number: signal.signal(number, handle) for number in caught}
     try:
-        yield stop
+        with _beside_the_main_thread(caught, waits):
+            yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _beside_the_main_thread(caught: Collection[int], look: Callable[[int, int], None]) -> Iterator[None]:
+    """Calls `look(number, how often it was given)` in a thread, soon after each signal.
+
+    While the main thread compiles, or waits for a step, Python calls no handler in it.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before, over, seen = signal.set_wakeup_fd(writer, warn_on_full_buffer=False), threading.Event(), []
+
+    def watch() -> None:
+        while (number := os.read(reader, 1)[0]) != DONE:
+            seen.append(number)
+            if number in caught and not over.wait(BUSY):
+                look(number, seen.count(number))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        os.write(writer, bytes([DONE]))
+        thread.join()
+        os.close(reader)
+        os.close(writer)
+
+
+def _leave_at_once(number: int) -> NoReturn:
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the cursor, which a progress bar hides
+    os._exit(128 + number)

@@ -1,8 +1,10 @@
 """Training, top to bottom: build, pre-train, restore, loop, evaluate, log, save."""
 
+import collections
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
-from orc_jax import display, hosts, parallel, pretrained
+from orc_jax import display, hosts, parallel, pretrained, terminal
 from orc_jax.config import Resolved
 from orc_jax.data import feed, sets
 from orc_jax.data.batches import last_step
@@ -24,9 +25,13 @@ from orc_jax.pool import Pool, StackState
 from orc_jax.preemption import Stop, watched
 from orc_jax.run import Run, abstract_state, build
 from orc_jax.step import TrainState, find_diverged, init_state, make_train_step, reset_totals
+from orc_jax.terminal import Bar, Part, doing
 from orc_jax.workdir import checkpoint, logs, metrics, record
 from orc_jax.workdir.files import locked
 from orc_jax.workdir.metrics import Row
+
+# Steps that may be dispatched and not finished: enough to keep a device busy, few enough to leave soon when asked to.
+IN_FLIGHT = 2
 
 
 def train(
@@ -42,10 +47,13 @@ def train(
             cannot be written or none restored.
         Interrupted: if the run was asked to stop, and has saved its state.
     """
-    warn = display.warner(console)
-    dataset = dataset or sets.load(resolved.config, warn, resolved.plugins)
-    run = build(resolved, dataset, jax.local_devices())
-    here = run.record()
+    warn = terminal.warner(console)
+    if dataset is None:
+        with doing(console, f"reading {resolved.config.dataset}"):
+            dataset = sets.load(resolved.config, warn, resolved.plugins)
+    with doing(console, "building the networks"):
+        run = build(resolved, dataset, jax.local_devices())
+        here, table = run.record(), display.pool_table(run)
     if resume == "weights":
         pretrained.start_from_weights(run, workdir, warn)
     record.require_resumable(record.read(workdir), here, workdir)
@@ -54,7 +62,7 @@ def train(
     hosts.require_equal((here.config, [s.name for s in sources]), "their config, or in what they see of the workdir")
     with locked(workdir), watched(warn) as stop:
         record.write(workdir, here)
-        console.print(display.pool_table(run))
+        console.print(table)
         for line in display.unusual_sizes(run):
             warn(line)
         trained: dict[int, StackState] = {}
@@ -62,7 +70,8 @@ def train(
             if source.run:
                 so_far = {i: trained[member] for i, member in enumerate(source.members) if member in trained}
                 fit(source.run, source.folder, so_far, stop, console, title=source.name)
-            trained |= pretrained.load_members(run, source.folder, source.members)
+            with doing(console, f"reading members from {source.folder}"):
+                trained |= pretrained.load_members(run, source.folder, source.members)
         fit(run, workdir, trained, stop, console, title=run.config.method)
     console.print(display.summary(run, workdir))
     console.print(f"results in {workdir}", soft_wrap=True)
@@ -77,23 +86,23 @@ def fit(
     """
     config, num_train = run.config, run.dataset.num_train
     record.write(workdir, run.record())
-    state = _restore_or_init(run, workdir, trained, console, title)
-    step = int(state.step)
+    with doing(console, f"{title}: restoring or making the state"):
+        state = _restore_or_init(run, workdir, trained, console, title)
+        step = int(state.step)
     if step >= run.num_steps:
         return
     with checkpoint.open_manager(workdir, create=True) as manager:
-        saves = _Saves(run, manager, display.warner(console))
+        saves = _Saves(run, manager, terminal.warner(console))
         data = feed.resident(run.dataset.train, run.devices)
         train_step = parallel.DataParallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=True)
         evaluate = evaluator(run)
         log = logs.MetricsLog(workdir, step, config)
         opened = feed.training(run.dataset, config, run.devices, step, run.num_steps, run.method.views)
-        with opened as batches, display.progress_bar(console) as progress:
-            task = progress.add_task("", total=run.num_steps, completed=step, status="compiling")
-            meter = _Meter(run, progress, task, saves.check)
+        with opened as batches, Bar(console, title, run.num_steps, step) as bar:
+            meter = _Meter(run, bar, saves.check)
             for epoch in range(1, config.num_epochs + 1):
                 end = last_step(epoch, config.batch_size, num_train)
-                progress.update(task, description=f"{title} epoch {epoch}/{config.num_epochs}")
+                bar.title(f"{title} epoch {epoch}/{config.num_epochs}")
                 while step < end:
                     try:
                         batch = next(batches)
@@ -103,34 +112,38 @@ def fit(
                         # Schedulers send SIGTERM to every process of a job, so the workers have ended already.
                         saves.save(step, state, None)
                         saves.leave(stop, title, step)
-                    state = train_step(state, data, batch)
+                    with meter.compiling():
+                        state = train_step(state, data, batch)
                     step += 1
-                    meter.update(step, state)
+                    meter.dispatched(step, state)
                     leaving = stop.requested(step) and step < run.num_steps
                     result = None
                     if step == end:
                         row, timing = meter.report(step, epoch, state)
                         state = reset_totals(state)
                         if epoch % config.eval_every_epochs == 0 or epoch == config.num_epochs:
-                            result = evaluate(state.stacks)
+                            with bar.doing("evaluating"):
+                                result = evaluate(state.stacks)
                             row |= metrics.of_evaluation(result)
                         # The row goes before the checkpoint: one too many is dropped on resuming, one too few is lost.
                         log.write(row, timing)
-                        console.print(display.epoch_line(run, title, row, timing), soft_wrap=True, highlight=False)
+                        line = display.epoch_line(run, title, row, timing, terminal.width(console))
+                        console.print(line, soft_wrap=True, highlight=False)
                     if result or leaving or (step < end and saves.due(step)):
                         saves.save(step, state, result)
                     if leaving:
                         saves.leave(stop, title, step)
                     if step == end:
                         meter.restart()
-        checkpoint.finish(manager)
+        with doing(console, "writing the checkpoint"):
+            checkpoint.finish(manager)
         log.close()
 
 
 def _restore_or_init(
     run: Run, workdir: Path, trained: Mapping[int, StackState], console: Console, title: str
 ) -> TrainState:
-    state = checkpoint.restore_newest(workdir, abstract_state(run), run.sharding, display.warner(console))
+    state = checkpoint.restore_newest(workdir, abstract_state(run), run.sharding, terminal.warner(console))
     if state is not None:
         line = f"{title}: restored step {int(state.step)} of {run.num_steps} from {workdir / checkpoint.CHECKPOINTS}"
         console.print(line, soft_wrap=True)
@@ -186,36 +199,53 @@ class _Saves:
 
 
 class _Meter:
-    """Speed and running means. The progress bar shows values one interval late, so that it never waits for a step."""
+    """Speed and running means of the steps that are finished, and a bound on those that are not."""
 
-    def __init__(self, run: Run, progress: Progress, task: TaskID, check: Callable[[jax.Array], None]):
-        self.run, self.progress, self.task, self.check = run, progress, task, check
-        self.pending = None
-        self.restart()
+    def __init__(self, run: Run, bar: Bar, check: Callable[[jax.Array], None]):
+        self.run, self.bar, self.check = run, bar, check
+        self.unfinished: collections.deque[tuple[int, Any]] = collections.deque()
         self.compiled = False
+        self.restart()
 
     def restart(self) -> None:
         self.started, self.steps = time.perf_counter(), 0
 
-    def update(self, step: int, state: TrainState) -> None:
-        """Counts a step that was dispatched, and moves the bar when it is due."""
-        self.steps += 1
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Around the call of a step, the first of which compiles it."""
+        if self.compiled:
+            yield
+            return
+        with self.bar.doing("compiling the training step"):
+            yield
+
+    def dispatched(self, step: int, state: TrainState) -> None:
+        """Waits until at most `IN_FLIGHT` steps are not finished. `state` is that after `step`, which may be one."""
+        due = step % self.run.config.log_every_steps == 0
+        self.unfinished.append((step, _shown(state) if due else _finished(state)))
+        self._wait(IN_FLIGHT if self.compiled else 0)
         if not self.compiled:  # the first step compiles; its time is no measure of speed
-            jax.block_until_ready(state.iterations)
             self.compiled = True
-            self.progress.update(self.task, completed=step, status="")
+            self.bar.starts()
             self.restart()
-        elif step % self.run.config.log_every_steps == 0:
-            if self.pending is not None:
-                (loss, accuracy), diverged_at = jax.device_get(self.pending)
-                self.check(diverged_at)
-                speed = self.steps * self.run.config.batch_size / (time.perf_counter() - self.started)
-                status = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {speed:.0f} images/s"
-                self.progress.update(self.task, completed=step, status=status)
-            self.pending = _shown(state)
+
+    def _wait(self, allowed: int) -> None:
+        while len(self.unfinished) > allowed:
+            step, values = self.unfinished.popleft()
+            jax.block_until_ready(values)
+            self.steps += 1
+            if not isinstance(values, tuple):
+                self.bar.update(step)
+                continue
+            (loss, accuracy), diverged_at = jax.device_get(values)
+            self.check(diverged_at)
+            speed = self.steps * self.run.config.batch_size / (time.perf_counter() - self.started)
+            texts = (f"loss {loss:.3f}", 3), (f"accuracy {accuracy:.1%}", 5), (f"{speed:.0f} images/s", 4)
+            self.bar.update(step, [Part(*text) for text in texts])
 
     def report(self, step: int, epoch: int, state: TrainState) -> tuple[Row, Row]:
         """The epoch's metrics, by the names of the log, and its timing. Waits for the device."""
+        self._wait(0)
         totals, iterations, diverged_at = jax.device_get((state.totals, state.iterations, state.diverged_at))
         self.check(diverged_at)
         seconds = time.perf_counter() - self.started
@@ -227,12 +257,17 @@ class _Meter:
         for metric, values in totals.items():
             row |= {metrics.train(metric, name): float(v / iterations) for name, v in zip(names, values, strict=True)}
         row |= {metrics.diverged(name): int(at) for name, at in zip(names, diverged_at, strict=True) if at}
-        self.progress.update(self.task, completed=step)
         return row, timing
+
+
+# What is known of a step without waiting for the next: copies, for the state is given away.
+@jax.jit
+def _finished(state: TrainState) -> jax.Array:
+    return state.step + 0
 
 
 @jax.jit
 def _shown(state: TrainState) -> tuple[jax.Array, jax.Array]:
-    """The target student's mean loss and accuracy, and who has diverged; copies, for the state is given away."""
+    """The target student's mean loss and accuracy, and who has diverged."""
     means = jnp.stack([state.totals["loss"][-1], state.totals["accuracy"][-1]]) / state.iterations
     return means, state.diverged_at + 0

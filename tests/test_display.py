@@ -113,17 +113,3 @@ def test_the_result_of_an_evaluation(console):
     assert "mean all members 12.50% 50.00% 3.0000 ensemble all" in shown(
         console, display.evaluation_table(result | mean, "5")
     )
-
-
-def test_warnings_are_printed_as_they_are(console):
-    """However long, and whatever looks like markup in them."""
-    text = f"config.x='[red]' in /a/{'long/' * 60}folder"
-    display.warner(console)(text)
-    assert printed(console) == text
-
-
-def test_no_bar_where_there_is_no_terminal(console):
-    with display.progress_bar(console) as progress:
-        progress.add_task("something", total=3, status="compiling")
-        progress.refresh()
-    assert printed(console) == ""

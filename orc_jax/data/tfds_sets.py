@@ -6,11 +6,14 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from orc_jax.data import decoded
+from orc_jax.data.decoded import Decoded
 from orc_jax.data.types import Images, Records
 from orc_jax.errors import UserError
 from orc_jax.plugins import Plugins, is_own
@@ -48,10 +51,30 @@ def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | 
         UserError: if there is no such set or split, it is not one of images with one label each, or it is neither
             prepared nor can be downloaded.
     """
-    import tensorflow_datasets as tfds
-
     if config.data_dir and os.path.exists(config.data_dir) and not os.path.isdir(config.data_dir):
         raise UserError(f"config.data_dir={config.data_dir!r} is not a directory")
+    if is_own(config.dataset):
+        return _load(config, plugins)[:3]
+    where = os.path.abspath(config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    streamed = []
+
+    def decode() -> Decoded | None:
+        names, train, test, folder = _load(config, plugins)
+        if isinstance(train, Images) and isinstance(test, Images) and folder is not None:
+            return Decoded(names, train, test, folder)
+        streamed.append((names, train, test))
+        return None
+
+    found = decoded.kept([config.dataset, where, config.train_split, config.eval_split], decode)
+    return streamed[0] if found is None else found[:3]
+
+
+def _load(
+    config: ConfigDict, plugins: Plugins
+) -> tuple[Sequence[str], Images | Records, Images | Records, Path | None]:
+    """As `load`, and the folder of the set, if it is one of this machine. Imports TFDS, which takes its time."""
+    import tensorflow_datasets as tfds
+
     name = _name(config.dataset, plugins)
     where = {"data_dir": config.data_dir} if config.data_dir else {}
     try:
@@ -89,7 +112,8 @@ def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | 
         except (ValueError, KeyError) as error:
             have = ", ".join(f"{name} ({info.num_examples})" for name, info in builder.info.splits.items())
             raise UserError(f"config.{field}={config[field]!r}: {error} {config.dataset} has {have}.") from error
-    return features[label_key].names, *splits
+    folder = Path(os.fspath(builder.data_path))
+    return features[label_key].names, *splits, folder if folder.is_dir() else None
 
 
 def _name(dataset: str, plugins: Plugins) -> str:

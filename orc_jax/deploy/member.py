@@ -1,5 +1,7 @@
 """One member of a trained pool, taken out of its run: its weights, what it computes, and what its images must be."""
 
+import contextlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,15 +10,15 @@ import jax
 import numpy as np
 
 from orc_jax import plugins
+from orc_jax.config import reopen
 from orc_jax.data.augment import normalize
 from orc_jax.data.decode import resize, resize_and_center_crop
-from orc_jax.errors import UserError, unknown
+from orc_jax.errors import UserError, require
 from orc_jax.models import Model
 from orc_jax.models.network import Params, make_network
 from orc_jax.pool import names_of
-from orc_jax.workdir import checkpoint, record
-
-TARGET = "target"
+from orc_jax.workdir import checkpoint, metrics, record
+from orc_jax.workdir.record import Record
 
 
 class Member(NamedTuple):
@@ -46,7 +48,7 @@ class Member(NamedTuple):
 
 
 def load_member(workdir: Path, which_member: str, which_checkpoint: str, own: Sequence[str] = ()) -> Member:
-    """A member ("target", a number, or a name in the logs) of the run in `workdir` at a checkpoint.
+    """A member (see `find_member`) of the run in `workdir` at a checkpoint.
 
     The run may be imported weights; the checkpoint is "latest", "best" or a step; `own` is what it may import of
     modules of one's own.
@@ -55,12 +57,11 @@ def load_member(workdir: Path, which_member: str, which_checkpoint: str, own: Se
         UserError: if there is no run, member or checkpoint like that, or it cannot be read.
     """
     there = record.require(workdir)
-    if not checkpoint.has_checkpoint(workdir):
-        raise UserError(f"--workdir={workdir} holds a run without a checkpoint")
-    number = find_member(there.architectures, which_member)
+    step = checkpoint.step_of(workdir, which_checkpoint)
+    number = find_member(there, workdir, which_member, step, own)
     imported = plugins.load([("--own", name) for name in own])
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    trained = checkpoint.restore_networks(workdir, there, which_checkpoint, device, imported)
+    trained = checkpoint.restore_networks(workdir, there, str(step), device, imported)
     state = jax.device_get(trained.pool.member(number))
     architecture = there.architectures[number]
     return Member(
@@ -78,17 +79,64 @@ def load_member(workdir: Path, which_member: str, which_checkpoint: str, own: Se
     )
 
 
-def find_member(architectures: Sequence[str], which: str) -> int:
-    """The number of the member that `which` means.
+def find_member(there: Record, workdir: Path, which: str, step: int, own: Sequence[str] = ()) -> int:
+    """The number of the member that `which` means, of the run `there` in `workdir`.
+
+    It may be a number, a name in the logs (0_resnet56), a role (pivot teacher, target student), or any part of these
+    that only one member has; "best" is the member with the highest top-1 at the checkpoint of `step`.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or several.
     """
-    names = names_of(architectures)
-    accepted = {TARGET: len(names) - 1} | {str(i): i for i in range(len(names))} | {n: i for i, n in enumerate(names)}
-    if which not in accepted:
-        raise unknown("--member", which, accepted)
-    return accepted[which]
+    names, roles = names_of(there.architectures), _roles(there, own)
+    if re.fullmatch(r"-?\d+", which):
+        require("--member", which, 0 <= int(which) < len(names), f"a number from 0 to {len(names) - 1}, or a name")
+        return int(which)
+    if which == "best":
+        return names.index(best_member(workdir, step, names))
+    asked = _plain(which)
+    words = [tuple(map(_plain, of)) for of in zip(names, there.architectures, roles, strict=True)]
+    exact = [i for i, of in enumerate(words) if asked in of]
+    parts = [i for i, of in enumerate(words) if any(asked in word for word in of)]
+    found = exact or parts if asked else []
+    listed = ", ".join(f"{name} ({role})" if role else name for name, role in zip(names, roles, strict=True))
+    if len(found) > 1:
+        raise UserError(f"--member={which!r} is not one member but {', '.join(names[i] for i in found)}; all: {listed}")
+    if not found:
+        raise UserError(
+            f"--member={which!r} is not known. Accepted: a number, a name or a role, or a part that only one has: "
+            f"{listed}; or best"
+        )
+    return found[0]
+
+
+def _plain(text: str) -> str:
+    """Without what people write in different ways."""
+    return re.sub(r"[\s_-]", "", text.lower())
+
+
+def _roles(there: Record, own: Sequence[str]) -> Sequence[str]:
+    """The roles of the members; of imported weights, and of a method that is not known here, the last is the target."""
+    if there.imported is None:
+        with contextlib.suppress(UserError):
+            resolved = reopen(there.fields, own)
+            if resolved.architectures == there.architectures:
+                return resolved.method.roles
+    return [*[""] * (len(there.architectures) - 1), "target student"]
+
+
+def best_member(workdir: Path, step: int, names: Sequence[str]) -> str:
+    """The name of the member with the highest top-1 in the evaluation at `step`; the first of equals.
+
+    Raises:
+        UserError: if there was none.
+    """
+    if len(names) == 1:
+        return names[0]
+    for row in metrics.evaluated(metrics.read(workdir)):
+        if row["step"] == step:
+            return max(names, key=lambda name: row[metrics.evaluation("top1", name)])
+    raise UserError(f"--member=best: the checkpoint of step {step} in {workdir} was not evaluated in training")
 
 
 def classifier(

@@ -7,35 +7,47 @@ when all others have been predicted, and the exit code is then 2.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from orc_jax import commands
+from orc_jax.deploy.ensemble import ENSEMBLE, load_ensemble
 from orc_jax.deploy.member import Member, classifier, load_member
 from orc_jax.errors import UserError, require
 
 BATCH = 64  # images that are held in memory at a time
 
 
-def predict(member: Member, paths: Sequence[Path], top: int) -> Iterator[dict]:
+def answering(member: Member) -> Callable[[np.ndarray], jax.Array]:
+    """A function: uint8 images `[batch, height, width, channels]` -> the member's probabilities `[batch, classes]`."""
+    logits = classifier(member)
+    probabilities = jax.jit(lambda weights, images: jax.nn.softmax(logits(weights, images)))
+    return lambda images: probabilities(member.weights, images)
+
+
+def predict(
+    member: Member, paths: Sequence[Path], top: int, probabilities: Callable[[np.ndarray], jax.Array] | None = None
+) -> Iterator[dict]:
     """The most probable classes of every image file, in the order of `paths`.
+
+    `member` says how images are prepared, and answers unless there are other `probabilities`.
 
     Yields:
         {"file", "classes": [{"index", "name", "probability"} ...]}, the most probable first, or {"file", "error"} for a
         file that is no image or cannot be read.
     """
-    logits = classifier(member)
-    probabilities = jax.jit(lambda weights, images: jax.nn.softmax(logits(weights, images)))
+    probabilities = probabilities or answering(member)
     names = member.class_names or tuple(map(str, range(member.num_classes)))  # imported weights do not know theirs
     # one size, so one compilation
     images = np.zeros((min(BATCH, len(paths)), *member.image_shape), np.uint8)
     for start in range(0, len(paths), BATCH):
         group = paths[start : start + BATCH]
         errors = [_read(member, path, image) for path, image in zip(group, images, strict=False)]
-        for path, error, row in zip(group, errors, np.asarray(probabilities(member.weights, images)), strict=False):
+        for path, error, row in zip(group, errors, np.asarray(probabilities(images)), strict=False):
             if error:
                 yield {"file": str(path), "error": error}
                 continue
@@ -57,7 +69,7 @@ def _read(member: Member, path: Path, image: np.ndarray) -> str | None:
 
 def main() -> None:
     parser = commands.parser(__doc__)
-    commands.add_member_arguments(parser)
+    commands.add_member_arguments(parser, f" or {ENSEMBLE}")
     parser.add_argument("--top", type=int, default=5, help="how many classes to tell; default: 5")
     parser.add_argument("--json", action="store_true", help="one JSON object per image and line")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image file of any kind Pillow reads")
@@ -65,14 +77,19 @@ def main() -> None:
     commands.quiet()
     with commands.reported():
         require("--top", args.top, args.top > 0, "at least 1")
-        member, defects = load_member(args.workdir, args.member, args.checkpoint, args.own), []
+        together = args.member == ENSEMBLE
+        which = "target" if together else args.member
+        member, defects = load_member(args.workdir, which, args.checkpoint, args.own), []
+        answer = load_ensemble(args.workdir, str(member.step), args.own) if together else answering(member)
+        name = ENSEMBLE if together else member.name
+        print(f"{name} of step {member.step}, {args.workdir}", file=sys.stderr)
         channels = member.image_shape[-1]
         require("the network's channels", channels, channels in (1, 3), "1 (grey) or 3 (RGB) to predict image files")
-        for result in predict(member, args.images, args.top):
+        for result in predict(member, args.images, args.top, answer):
             if "error" in result:
                 defects.append(f"{result['file']}: {result['error']}")
             elif args.json:
-                print(json.dumps(result), flush=True)
+                print(json.dumps(result | {"member": name, "step": member.step}), flush=True)
             else:
                 print(result["file"])
                 for row in result["classes"]:

@@ -294,6 +294,18 @@ def find_step(manager: ocp.CheckpointManager, which: str) -> int:
     raise UserError(f"--checkpoint={which!r}: there is none of that step. Accepted: latest, best, or one of {steps}")
 
 
+def step_of(workdir: Path, which: str) -> int:
+    """The step of the checkpoint of `workdir` that `which` means, as `find_step`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if not (workdir / CHECKPOINTS).exists():
+        raise UserError(f"--workdir={workdir} holds a run without a checkpoint")
+    with open_manager(workdir, create=False) as manager:
+        return find_step(manager, which)
+
+
 def has_checkpoint(workdir: Path) -> bool:
     """Whether the run in `workdir` has come to its first checkpoint."""
     if not (workdir / CHECKPOINTS).exists():

@@ -1,5 +1,7 @@
 """One member of a pool: which one is meant, of which checkpoint, what it computes, and what its images must be."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from orc_jax.data import decode
 from orc_jax.deploy.member import Member, classifier, find_member, load_member
 from orc_jax.errors import UserError
+from orc_jax.workdir import metrics, record
 from tests.conftest import TINY
 from tests.data.pictures import encode, picture
 from tests.deploy.members import assert_same_logits, evaluated, save_pool
@@ -26,12 +29,49 @@ def test_any_member_and_checkpoint_of_a_pool(tmp_path):
     assert (member.mean, member.std, member.crop) == ((0.4,), (0.2,), None)
 
 
-def test_members_that_are_meant():
-    names = ["resnet8", "vgg8", "resnet8"]
-    assert [find_member(names, which) for which in ("target", "1", "2_resnet8", "0_resnet8")] == [2, 1, 2, 0]
-    for which in ("3", "-1", "resnet8", "1_resnet8", ""):
-        with pytest.raises(UserError, match=f"--member={which!r} is not known.* 0_resnet8, 1_vgg8, 2_resnet8"):
-            find_member(names, which)
+def meant(workdir, which, step=8):
+    return find_member(record.require(workdir), workdir, which, step)
+
+
+def test_members_that_are_meant(tmp_path):
+    """By number, name, role, or a part that only one has, however it is written."""
+    save_pool(tmp_path, ["tiny_a", "tiny_b", "tiny_a"])
+    words = {"target": 2, "1": 1, "2_tiny_a": 2, "0_tiny_a": 0, "tiny_b": 1, "tiny-B": 1, "2_": 2, "target student": 2}
+    assert {which: meant(tmp_path, which) for which in words} == words
+    for which in ("3", "-1"):
+        with pytest.raises(UserError, match=f"--member={which}: must be a number from 0 to 2, or a name"):
+            meant(tmp_path, which)
+    for which in ("resnet8", "1_tiny_a", "", "_"):
+        with pytest.raises(UserError, match=f"--member={which!r} is not known.* 0_tiny_a, 1_tiny_b, 2_tiny_a "):
+            meant(tmp_path, which)
+    with pytest.raises(UserError, match="--member='tiny_a' is not one member but 0_tiny_a, 2_tiny_a"):
+        meant(tmp_path, "tiny_a")
+
+
+def test_roles_are_those_of_the_method(tmp_path, config):
+    config.num_networks, config.assistants = 3, "tiny_b"
+    save_pool(tmp_path, ["tiny_a", "tiny_b", "tiny_b"], config=json.loads(config.to_json()))
+    words = {"pivot teacher": 0, "pivot": 0, "pivot_teacher": 0, "assistant": 1, "target-student": 2, "tiny_a": 0}
+    assert {which: meant(tmp_path, which) for which in words} == words
+
+
+def test_a_name_that_is_part_of_another(tmp_path):
+    save_pool(tmp_path, ["resnet8x4", "resnet8"])
+    assert meant(tmp_path, "resnet8") == 1 and meant(tmp_path, "x4") == 0
+
+
+def test_the_best_member_is_that_of_the_checkpoint(tmp_path):
+    save_pool(tmp_path, ["tiny_a", "tiny_b"])
+    rows = [
+        {"step": 3, "eval/top1/0_tiny_a": 0.7, "eval/top1/1_tiny_b": 0.6, "eval/top1/ensemble": 0.9},
+        {"step": 8, "eval/top1/0_tiny_a": 0.1, "eval/top1/1_tiny_b": 0.2, "eval/top1/ensemble": 0.9},
+    ]
+    with pytest.raises(UserError, match=r"--member=best: the checkpoint of step 8 in .* was not evaluated"):
+        meant(tmp_path, "best")
+    (tmp_path / metrics.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert meant(tmp_path, "best", 3) == 0 and meant(tmp_path, "best", 8) == 1
+    assert load_member(tmp_path, "best", "best").name == "0_tiny_a"
+    assert load_member(tmp_path, "best", "latest").name == "1_tiny_b"
 
 
 def test_it_computes_what_evaluation_does_in_float32(tmp_path):

@@ -1,0 +1,168 @@
+"""Where the config of a command comes from: a file, one that comes along, or the run in a workdir."""
+
+import importlib.util
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from orc_jax.errors import UserError, unknown
+
+# The configs that come along lie beside the package in the repository, and inside it once it is installed.
+SHIPPED = next(path for path in (Path(__file__).parents[i] / "configs" for i in (1, 0)) if path.is_dir())
+# What a network for this many classes was most likely trained on.
+USUAL_SETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet2012"}
+EVAL_SPLITS = ("val", "validation", "valid", "test", "eval")  # what folders of images call it
+
+
+def shipped() -> list[str]:
+    """The names of the configs that come along."""
+    return sorted(path.stem for path in SHIPPED.glob("*.py"))
+
+
+def find(given: str) -> Path:
+    """The file that `--config=given` means: of this path, or one that comes along, as `configs/<name>.py` or its name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = Path(given)
+    comes_along = SHIPPED / f"{path.stem}.py"
+    if path.is_file():
+        return path
+    if str(path.parent) in (".", "configs") and path.suffix in ("", ".py") and comes_along.is_file():
+        return comes_along
+    if path.exists():
+        raise UserError(f"--config={given}: is not a file; accepted is a Python file with get_config()")
+    raise UserError(f"--config={given}: there is no such file. Those that come along: {_listed()}")
+
+
+def _listed() -> str:
+    return ", ".join(f"configs/{name}.py" for name in shipped())
+
+
+def load(given: str) -> ConfigDict:
+    """The config of a file, given as `path` or `path:argument of its get_config`.
+
+    The file may import modules that lie beside it.
+
+    Raises:
+        UserError: if there is no such file, it is no config, or it has fields that there are not.
+    """
+    name, colon, argument = given.partition(":")
+    path = find(name)
+    if path.suffix != ".py":
+        of_a_run = f"; to take that of a run: --workdir={path.parent}" if path.name == "config.json" else ""
+        raise UserError(f"--config={given}: accepted is a Python file with get_config(){of_a_run}")
+    where = f"--config={given}"
+    module = _executed(path, where)
+    make = getattr(module, "get_config", None)
+    if not callable(make):
+        raise UserError(f"{where}: has no function get_config(); configs/cifar100.py is an example")
+    try:
+        config = make(*([argument] if colon else []))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a person's file does
+        raise UserError(f"{where}: get_config has failed: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"{where}: get_config() returns a {type(config).__name__}; needed is a config made by "
+            "orc_jax.config.default()"
+        )
+    check_fields(config, where)
+    return config
+
+
+def _executed(path: Path, where: str):
+    folder, before = str(path.parent.absolute()), list(sys.path)
+    sys.path.append(folder)
+    try:
+        spec = importlib.util.spec_from_file_location("orc_jax_config_file", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{where}: line {error.lineno} is not Python: {error.msg}") from error
+    except Exception as error:
+        raise UserError(f"{where}: cannot be executed: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path[:] = before
+
+
+def check_fields(config: ConfigDict, where: str) -> None:
+    """Checks that a config has the fields that there are, no more and no fewer.
+
+    Raises:
+        UserError: naming the first field that is wrong.
+    """
+    from orc_jax.config import default, flat
+
+    fields, known = flat(config.to_dict()), flat(default().to_dict())
+    for field in fields:
+        if field not in known:
+            raise unknown(f"{where}: config field", field, known)
+    for field in known:
+        if field not in fields:
+            raise UserError(f"{where}: lacks config.{field}; configs start from orc_jax.config.default()")
+
+
+def of_run(workdir: Path) -> ConfigDict:
+    """The config of the run in `workdir`; of imported weights one with which they can be evaluated.
+
+    Raises:
+        UserError: if there is no run, or it cannot be read.
+    """
+    from orc_jax.workdir import record
+
+    there = record.require(workdir)
+    config = there.fields
+    if there.imported is not None:
+        config.method, config.num_networks, config.student = "independent", 1, there.architectures[-1]
+        config.dataset = USUAL_SETS.get(there.num_classes, config.dataset)
+        config.stream.image_size = there.image_shape[0]
+    return config
+
+
+def base(given: str | None, workdir: Path | None, dataset: str | None) -> tuple[ConfigDict, str]:
+    """The config that the overrides of a command change, and what it is called.
+
+    That of the file that was given; else of the run in the workdir that was given; else the one that comes along for
+    the data set that was given; else that for the embedded digits.
+
+    Raises:
+        UserError: if it cannot be had.
+    """
+    if given is not None:
+        return load(given), find(given.partition(":")[0]).as_posix()
+    if workdir is not None and (workdir / "config.json").is_file():
+        return of_run(workdir), f"that of the run in {workdir}"
+    name = dataset if dataset in shipped() else "digits"
+    return load(f"configs/{name}.py"), f"configs/{name}.py, as no --config was given"
+
+
+def adapted(config: ConfigDict, given: Collection[str]) -> list[str]:
+    """Changes defaults of `config` that do not fit what a person has given, fields by name; returns a line for each."""
+    new: dict[str, Any] = {}
+    if config.method == "pcl":
+        new |= {"teacher": config.student, "assistants": "copies"}
+    if config.method == "switokd":
+        new["num_networks"] = config.switokd.num_teachers + 1
+    epochs = min(config.num_epochs, config.pretrain_epochs or config.num_epochs)
+    first_drop = min(config.lr_boundaries, default=1.0) if config.lr_schedule == "step" else 1.0
+    if config.warmup_epochs >= epochs * first_drop:
+        new["warmup_epochs"] = epochs * min(0.1, first_drop / 2)
+    if config.dataset == "folder" and not (Path(config.data_dir) / config.eval_split).is_dir():
+        there = (split for split in EVAL_SPLITS if (Path(config.data_dir) / split).is_dir())
+        new["eval_split"] = next(there, config.eval_split)
+    lines = []
+    for field, value in new.items():
+        if field not in given and config[field] != value:
+            lines.append(f"config.{field}={value!r}, as {config[field]!r} does not fit")
+            config[field] = value
+    return lines

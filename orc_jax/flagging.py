@@ -1,0 +1,167 @@
+"""The flags of the commands that take a config: `--config=FILE`, `--config.field=value`, and flags of their own."""
+
+import difflib
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+import orc_jax
+from orc_jax import config_files
+from orc_jax.errors import UserError, unknown
+
+# What others call a flag or a field, by its name here.
+SYNONYMS = {
+    "lr": "config.learning_rate",
+    "epochs": "config.num_epochs",
+    "arch": "config.student",
+    "model": "config.student",
+    "network": "config.student",
+    "data": "config.data_dir",
+    "data_path": "config.data_dir",
+    "workers": "config.stream.num_workers",
+    "precision": "config.dtype",
+    "amp": "config.dtype",
+    "wd": "config.weight_decay",
+    "bs": "config.batch_size",
+    "ckpt": "checkpoint",
+    "out": "workdir",
+    "output": "workdir",
+    "output_dir": "workdir",
+    "save_dir": "workdir",
+    "logdir": "workdir",
+    "eval": "mode=evaluate",
+    "evaluate": "mode=evaluate",
+    "test": "mode=evaluate",
+    "describe": "mode=describe",
+    "train": "mode=train",
+}
+
+
+class Given(NamedTuple):
+    """What a command was given."""
+
+    config: ConfigDict
+    base: str  # what the config was before the overrides
+    trusted: Collection[str] | None  # what of a person's own it may import; None is all that it names
+    adapted: list[str]  # what was changed of it so that it fits the overrides
+
+
+def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Given:
+    """Parses a command line: `own` flags into themselves, and the config with its overrides.
+
+    Ends the program for `--help` and `--version`.
+
+    Raises:
+        UserError: for what is not understood.
+    """
+    if any(re.fullmatch("--?(help|helpfull|helpshort|h)", argument) for argument in argv[1:]):
+        _help(own, description)
+    if {"--version", "-version"} & set(argv[1:]):
+        print(f"orc_jax {orc_jax.__version__}")
+        raise SystemExit(0)
+    given, rest = _without_config(argv)
+    try:
+        rest = own(rest, known_only=True)
+    except flags.Error as error:
+        raise UserError(_told(str(error))) from error
+    for argument in rest[1:]:
+        if argument.startswith("-") and not re.match(r"--?(no)?config\.", argument):
+            raise UserError(_unknown_flag(argument, own))
+    workdir = own["workdir"].value
+    dataset = re.findall(r"(?m)^--?config\.dataset(?:=|\n)(.*)", "\n".join(rest))
+    config, base = config_files.base(given, Path(workdir) if workdir else None, dataset[-1] if dataset else None)
+    overrides = _override(config, rest)
+    of_run, trusted, adapted = given is None and base.startswith("that of"), None, []
+    if not of_run:
+        adapted = config_files.adapted(config, overrides)
+    else:
+        named = [value for value in overrides.values() if isinstance(value, str)]
+        trusted = {*own["own"].value, *(item for value in named for item in re.split("[,=]", value))}
+    return Given(config, base, trusted, adapted)
+
+
+def _without_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The value of the last `--config`, written with or without "=", and all other arguments."""
+    given, rest, i = None, [], 0
+    while i < len(argv):
+        name, equals, value = argv[i].partition("=")
+        if name in ("--config", "-config"):
+            if not equals:
+                i += 1
+                if i == len(argv):
+                    raise UserError("--config: needs a file; those that come along: " + _shipped())
+                value = argv[i]
+            given = value
+        else:
+            rest.append(argv[i])
+        i += 1
+    return given, rest
+
+
+def _override(config: ConfigDict, argv: list[str]) -> dict[str, Any]:
+    """Changes the fields of `config` that arguments name; returns their values."""
+    from orc_jax.config import flat
+
+    fields = flat(config.to_dict())
+    for name in re.findall(r"(?m)^--?(?:no)?config\.([\w.]+)", "\n".join(argv)):
+        if name not in fields:
+            raise unknown("--config: field", name, fields)
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        left = values(argv)
+    except (flags.Error, TypeError, ValueError, AttributeError) as error:
+        raise UserError(_told(str(error), fields)) from error
+    if len(left) > 1:
+        raise UserError(f"not understood: {' '.join(left[1:])}. Overrides are written --config.field=value")
+    overrides: dict[str, Any] = config_flags.get_override_values(values["config"])
+    return overrides
+
+
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", tuple: "a tuple"}
+
+
+def _told(text: str, fields: dict[str, Any] | None = None) -> str:
+    """The message of a flag with a wrong value."""
+    found = re.search(r"flag --([\w.]+)=(.*?): (.*)", text, re.DOTALL)
+    if not found:
+        return " ".join(text.split())
+    name, value, reason = found.groups()
+    now = (fields or {}).get(name.removeprefix("config."))
+    wanted = f"must be {KINDS[type(now)]}, such as {now}" if type(now) in KINDS else " ".join(reason.split())
+    return f"--{name}={value}: {wanted}"
+
+
+def _unknown_flag(argument: str, own: Iterable[str]) -> str:
+    from orc_jax.config import default, flat
+
+    name = argument.lstrip("-").partition("=")[0]
+    words = set(re.split(r"[_\-.]", name.lower()))
+    names = [*own, *(f"config.{field}" for field in flat(default().to_dict()))]
+    likely = [other for other in names if words <= set(re.split(r"[_.]", other))]
+    key = name.lower().replace("-", "_")
+    near = [SYNONYMS[key]] if key in SYNONYMS else sorted(likely, key=len)[:1]
+    near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f" Did you mean --{near[0]}?" if near else ""
+    listed = ", ".join(f"--{flag}" for flag in ("config", "config.<field>", *own))
+    return f"--{name} is not known.{hint} Accepted: {listed}."
+
+
+def _shipped() -> str:
+    return ", ".join(f"configs/{name}.py" for name in config_files.shipped())
+
+
+def _help(own: flags.FlagValues, description: str | None) -> NoReturn:
+    print(f"{(description or '').strip()}\n\nflags:")
+    print(f"  --config=FILE: the config. Those that come along: {_shipped()}. Without it: that of the run in the")
+    print("    workdir, or the one that comes along for config.dataset, or configs/digits.py.")
+    print("  --config.FIELD=VALUE: any field of it; --mode=describe prints what comes of them.")
+    for name in own:
+        flag = own[name]
+        print(f"  --{name}: {flag.help} (default: {flag.default!r})")
+    print("  --version")
+    raise SystemExit(0)
