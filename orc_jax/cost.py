@@ -18,13 +18,27 @@ def flops(function: Callable, *args) -> float:
         args: arrays, or their shapes and types.
     """
 
-    def of_equation(equation) -> float:
-        if equation.primitive.name not in ("conv_general_dilated", "dot_general"):
-            return 0.0
-        operands = tuple((v.aval.shape, v.aval.dtype) for v in equation.invars)
-        return _flops_of_one(equation.primitive, tuple(equation.params.items()), operands)
+    return flops_of(jax.make_jaxpr(function)(*args).jaxpr)
 
-    return total(jax.make_jaxpr(function)(*args).jaxpr, of_equation)
+
+def flops_of(jaxpr) -> float:
+    """As `flops`, of a trace."""
+    return total(jaxpr, flops_of_one)
+
+
+def flops_of_one(equation) -> float:
+    """Those of an equation of a trace, if it is a convolution or a product; for `total`."""
+    if equation.primitive.name not in ("conv_general_dilated", "dot_general"):
+        return 0.0
+    operands = tuple((v.aval.shape, v.aval.dtype) for v in equation.invars)
+    return _flops(equation.primitive, tuple(equation.params.items()), operands)
+
+
+def result_bytes(equation) -> float:
+    """Bytes of what an equation of a trace makes, for `total`."""
+    if any(True for _ in jaxprs_in_params(equation.params)):
+        return 0.0  # its inner equations are counted
+    return float(sum(v.aval.size * v.aval.dtype.itemsize for v in equation.outvars if hasattr(v.aval, "dtype")))
 
 
 def total(jaxpr, of_equation: Callable[[Any], float]) -> float:
@@ -42,7 +56,7 @@ def total(jaxpr, of_equation: Callable[[Any], float]) -> float:
 
 
 @functools.cache
-def _flops_of_one(primitive, params: tuple, operands: tuple) -> float:
+def _flops(primitive, params: tuple, operands: tuple) -> float:
     """As XLA counts them, which knows of padding and dilation."""
     function = jax.jit(lambda *x: primitive.bind(*x, **dict(params)))
     costs: Any = function.lower(*(jax.ShapeDtypeStruct(*operand) for operand in operands)).cost_analysis()

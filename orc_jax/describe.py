@@ -1,21 +1,28 @@
 """What a run would be, without training: its pool, its steps, and what they cost (`--mode=describe`)."""
 
+import collections
+import functools
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from orc_jax import display, parallel, pretrained
+from orc_jax import cost, display, pretrained, speed
 from orc_jax.config import Resolved
-from orc_jax.cost import flops
 from orc_jax.data import sets
 from orc_jax.data.types import Images
-from orc_jax.models.network import make_network, weight_shapes
+from orc_jax.models.network import Network, weight_shapes
 from orc_jax.run import Run, abstract_state, build
-from orc_jax.step import make_train_step
+from orc_jax.speed import Layer
+from orc_jax.step import init_state, make_train_step
+from orc_jax.terminal import doing, duration, warner
+
+# What the backward pass needs of a forward pass, over all arrays of one in evaluation mode. Of ResNets, wide ResNets,
+# VGGs and DenseNets in float32 0.85 to 1.02; less with depthwise convolutions, or fewer and larger layers in bfloat16.
+KEPT = {"float32": 0.95, "bfloat16": 0.65}
 
 
 def describe(resolved: Resolved, workdir: Path, console: Console) -> None:
@@ -24,63 +31,130 @@ def describe(resolved: Resolved, workdir: Path, console: Console) -> None:
     Raises:
         UserError: for what a training would refuse, too.
     """
-    dataset = sets.load(resolved.config, display.warner(console), resolved.plugins)
-    run = build(resolved, dataset, jax.local_devices())
-    stages = [(source.name, source.run) for source in pretrained.plan(run, workdir) if source.run]
+    with doing(console, f"reading {resolved.config.dataset}"):
+        dataset = sets.load(resolved.config, warner(console), resolved.plugins)
+    with doing(console, "building the networks"):
+        run = build(resolved, dataset, jax.local_devices())
+        stages = [(source.name, source.run) for source in pretrained.plan(run, workdir) if source.run]
     for title, one in [*stages, (run.config.method, run)]:
-        costs = {name: f"{cost / 1e6:,.1f}" for name, cost in forward_flops(one).items()}
-        title = f"{title} on {one.dataset.name}"
-        console.print(display.pool_table(one, title, {"MFLOP of a forward pass": costs}))
-        for line in _lines(one):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        with doing(console, f"{title}: counting operations"):
+            cells = {name: f"{each / 1e6:,.1f}" for name, each in forward_flops(one).items()}
+            title = f"{title} on {one.dataset.name}"
+            table = display.pool_table(one, title, {"MFLOP of a forward pass": cells})
+            lines = _lines(one)
+        console.print(table)
+        for line in lines:
+            warner(console)(line)
+
+
+class Costs(NamedTuple):
+    """What one member's forward pass on one image takes."""
+
+    flops: float  # of convolutions and matrix products
+    bytes: float  # of all arrays on its way
+    layers: dict[Layer, float]  # its convolutions, without depthwise ones, with the operations of all that are alike
+
+
+@functools.lru_cache(maxsize=64)
+def _costs(network: Network, image_shape: tuple[int, int, int]) -> Costs:
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    jaxpr = jax.make_jaxpr(network.predict)(*weight_shapes(network), image).jaxpr
+    layers = collections.Counter()
+
+    def note(equation) -> float:
+        flops = cost.flops_of_one(equation)
+        if equation.primitive.name == "conv_general_dilated":
+            params, (x, kernel) = equation.params, (v.aval.shape for v in equation.invars)
+            layers[Layer(x[1:], kernel, params["window_strides"], params["padding"])] += flops
+        return flops
+
+    return Costs(cost.total(jaxpr, note), cost.total(jaxpr, cost.result_bytes), dict(layers))
+
+
+def costs(run: Run) -> dict[str, Costs]:
+    """Those of every architecture."""
+    return {stack.name: _costs(stack.network, run.dataset.image_shape) for stack in run.spec.stacks}
 
 
 def forward_flops(run: Run) -> dict[str, float]:
     """Floating-point operations of one member's forward pass on one image, by architecture."""
-    image = jax.ShapeDtypeStruct((1, *run.dataset.image_shape), jnp.float32)
-    costs = {}
-    for stack in run.spec.stacks:
-        params, batch_stats = weight_shapes(stack.network)
-        costs[stack.name] = flops(stack.network.predict, params, batch_stats, image)
-    return costs
+    return {name: one.flops for name, one in costs(run).items()}
 
 
 def step_flops(run: Run) -> float:
-    """Floating-point operations of one training step, on all devices together."""
-    count = len(run.devices)
-    batch = (count, run.config.batch_size // count)
+    """Floating-point operations of one training step, on all devices together, about.
+
+    It is traced with networks of two matrix products each, which cost as much as those of the run: passes are counted
+    as the method makes them, and the backward pass of a network takes twice its forward pass.
+    """
+    count, each = len(run.devices), costs(run)
+    shape = (run.config.batch_size // count,)
     data: Any = run.dataset.train
     if run.dataset.is_streamed:
         views = (run.setup.views,) if run.setup.views > 1 else ()
-        images = jax.ShapeDtypeStruct((*batch, *views, *run.dataset.image_shape), jnp.uint8)
-        data, batch = None, Images(images, jax.ShapeDtypeStruct(batch, jnp.int32))
+        images = jax.ShapeDtypeStruct((*shape, *views, *run.dataset.image_shape), jnp.uint8)
+        data, batch = None, Images(images, jax.ShapeDtypeStruct(shape, jnp.int32))
     else:
-        data, batch = jax.tree.map(jax.typeof, data), jax.ShapeDtypeStruct(batch, jnp.int32)
-    step = parallel.DataParallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=False)
-    return flops(step.mapped, abstract_state(run), data, batch)
+        data, batch = jax.tree.map(jax.typeof, data), jax.ShapeDtypeStruct(shape, jnp.int32)
+    stacks = [stack._replace(network=_standing_in(stack.network, each[stack.name].flops)) for stack in run.spec.stacks]
+    setup = run.setup._replace(spec=run.spec._replace(stacks=tuple(stacks)), axis_name=None)
+    state = jax.eval_shape(lambda: init_state(setup, run.method, 0))
+    return count * cost.flops(make_train_step(setup, run.method.iterate), state, data, batch)
+
+
+@functools.lru_cache(maxsize=64)
+def _outputs(network: Network, shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    return jax.eval_shape(network.predict, *weight_shapes(network), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def _standing_in(network: Network, flops: float) -> Network:
+    """A network with the outputs of another, that takes `flops` for one image and is traced at once."""
+    weights = weight_shapes(network)
+    name, parameter = next(iter(weights[0].items()))
+
+    def init(key):
+        del key
+        return {name: jnp.zeros_like(parameter)}, {}
+
+    def predict(params, batch_stats, images):
+        del batch_stats
+        logits, features = _outputs(network, images.shape)
+        classes, width = logits.shape[1], logits.shape[1] + features.shape[1]
+        inner = round(flops / (2 * (1 + width)))
+        # All that it computes depends on a parameter, and its gradient goes to one.
+        seed = params[name].reshape(-1)[:1]
+        first, second = jnp.broadcast_to(seed, (1, inner)), jnp.broadcast_to(seed, (inner, width))
+        result = images.reshape(len(images), -1)[:, :1] @ first @ second
+        return result[:, :classes], result[:, classes:]
+
+    def train(params, batch_stats, images):
+        return predict(params, batch_stats, images), batch_stats
+
+    return Network(init, train, predict)
 
 
 def memory(run: Run) -> tuple[float, float]:
     """Bytes on each device: of the state, and what a step adds at most, about.
 
     The latter is what the forward passes keep for the backward passes; with `config.remat`, that of the largest member.
-    Compilers keep less, in docs/performance.md by up to a third.
     """
-    setup, config = run.setup, run.config
-    shape = (config.batch_size // jax.device_count(), *setup.image_shape)
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    kept = []
-    for architecture in setup.spec.architectures:
-        model = run.resolved.models[architecture]
-        network = make_network(model, run.dataset.num_classes, setup.image_shape, config.dtype)
+    each, batch = costs(run), _batch_of_one(run)
+    kept = [KEPT[run.config.dtype] * batch * each[name].bytes for name in run.spec.architectures]
+    return _bytes(abstract_state(run)), max(kept) if run.config.remat else sum(kept)
 
-        def residuals(images, network=network):
-            params, batch_stats = network.init(jax.random.key(0))
-            return jax.vjp(lambda params: network.train(params, batch_stats, images)[0], params)[1], params
 
-        pullback, params = jax.eval_shape(residuals, images)
-        kept.append(_bytes(pullback) - _bytes(params))
-    return _bytes(abstract_state(run)), max(kept) if config.remat else sum(kept)
+def seconds(run: Run) -> float:
+    """How long the run takes on these devices, about: its operations at a rate that is measured here and now."""
+    layers, each = collections.Counter(), costs(run)
+    for name in run.spec.architectures:
+        layers.update(each[name].layers)
+    per_operation = speed.seconds(layers, _batch_of_one(run), run.devices[0], run.config.dtype)
+    return per_operation * step_flops(run) * run.num_steps / len(run.devices)
+
+
+def _batch_of_one(run: Run) -> int:
+    """Images of a step on each device."""
+    return run.config.batch_size // (len(run.devices) * jax.process_count())
 
 
 def _bytes(tree) -> float:
@@ -103,6 +177,7 @@ def _lines(run: Run) -> list[str]:
         f"learning rate  {config.learning_rate}, {warmup}{schedule.get(config.lr_schedule, 'constant')}",
         f"devices        {jax.device_count()} x {run.devices[0].device_kind}, activations in {config.dtype}",
         f"a step         {_size(operations, 'FLOP')}; the run {_size(operations * run.num_steps, 'FLOP')}",
+        f"time           about {duration(seconds(run))} of training here, at the rate of a short measurement",
         f"memory         on each device: state {_size(state, 'B', 1024)}, {forward}",
         "",
     ]

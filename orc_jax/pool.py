@@ -8,7 +8,7 @@ put back where it belongs. What is per member and of one shape, such as logits a
 order*.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -61,6 +61,10 @@ class PoolSpec(NamedTuple):
         joined = jnp.concatenate([arrays[stack.name] for stack in self.stacks])
         order = [position for stack in self.stacks for position in self.positions(stack)]
         return joined if order == sorted(order) else joined[jnp.argsort(jnp.array(order))]
+
+    def with_networks(self, change: Callable[[Network], Network]) -> "PoolSpec":
+        """The same pool of changed networks."""
+        return self._replace(stacks=tuple(stack._replace(network=change(stack.network)) for stack in self.stacks))
 
     def select(self, members: Sequence[int]) -> "PoolSpec":
         """That of some of the members. Raises `ValueError` for one that is not among them."""

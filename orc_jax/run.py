@@ -5,6 +5,7 @@ import math
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from ml_collections import FrozenConfigDict
 
@@ -14,6 +15,7 @@ from orc_jax.data import augment
 from orc_jax.data.batches import last_step
 from orc_jax.data.types import Dataset
 from orc_jax.methods.base import Method
+from orc_jax.models.network import Network, weight_shapes
 from orc_jax.parallel import Devices
 from orc_jax.pool import PoolSpec, make_spec
 from orc_jax.verbs import Setup
@@ -101,13 +103,18 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
 
 def abstract_state(run: Run) -> step.TrainState:
     """Shapes and types of the state of `run`."""
-    return jax.eval_shape(lambda: step.init_state(run.setup, run.method, 0))
+
+    def unfilled(network: Network) -> Network:
+        """Initialisation is left out: tracing it takes most of the time."""
+        return network._replace(init=lambda key: jax.tree.map(jnp.zeros_like, weight_shapes(network)))
+
+    setup = run.setup._replace(spec=run.spec.with_networks(unfilled))
+    return jax.eval_shape(lambda: step.init_state(setup, run.method, 0))
 
 
 def parameter_counts(run: Run) -> dict[str, int]:
     """The parameters of one member, by architecture."""
-    stacks = abstract_state(run).stacks
     return {
-        name: sum(math.prod(x.shape[1:]) for x in stacks[name].params.values())
-        for name in dict.fromkeys(run.spec.architectures)
+        stack.name: sum(math.prod(x.shape) for x in weight_shapes(stack.network)[0].values())
+        for stack in run.spec.stacks
     }

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from rich.console import Console
 
-from orc_jax import display, hosts, parallel, pretrained, terminal
+from orc_jax import describe, display, hosts, parallel, pretrained, terminal
 from orc_jax.config import Resolved
 from orc_jax.data import feed, sets
 from orc_jax.data.batches import last_step
@@ -32,6 +32,7 @@ from orc_jax.workdir.metrics import Row
 
 # Steps that may be dispatched and not finished: enough to keep a device busy, few enough to leave soon when asked to.
 IN_FLIGHT = 2
+MANY = 2_000_000  # images times members, from which on a run may be a long one
 
 
 def train(
@@ -63,7 +64,7 @@ def train(
     with locked(workdir), watched(warn) as stop:
         record.write(workdir, here)
         console.print(table)
-        for line in display.unusual_sizes(run):
+        for line in (*display.unusual_sizes(run), *_long(run, console)):
             warn(line)
         trained: dict[int, StackState] = {}
         for source in sources:
@@ -75,6 +76,17 @@ def train(
         fit(run, workdir, trained, stop, console, title=run.config.method)
     console.print(display.summary(run, workdir))
     console.print(f"results in {workdir}", soft_wrap=True)
+
+
+def _long(run: Run, console: Console) -> list[str]:
+    """A line on a run that takes days here."""
+    if run.num_steps * run.config.batch_size * run.spec.size < MANY:
+        return []
+    with doing(console, "estimating how long it takes"):
+        seconds = describe.seconds(run)
+    if seconds < 24 * 3600:
+        return []
+    return [f"note: this takes about {terminal.duration(seconds)} here, without what comes before; see --mode=describe"]
 
 
 def fit(

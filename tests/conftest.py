@@ -25,7 +25,7 @@ from orc_jax import config as configs
 from orc_jax import models, train
 from orc_jax.data import sets
 from orc_jax.data.types import Dataset, Images
-from orc_jax.models import layers
+from orc_jax.models import layers, network
 from tests import helpers
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -55,6 +55,8 @@ def forgotten_programs():
     """Each file drops its compiled programs: too many in one process exhaust the memory maps of Linux."""
     yield
     helpers.steppers.clear()
+    network.make_network.cache_clear()
+    network.weight_shapes.cache_clear()
     jax.clear_caches()
 
 

@@ -2,11 +2,19 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from orc_jax import speed
 from orc_jax.config import default, resolve
-from orc_jax.describe import describe
+from orc_jax.cost import flops
+from orc_jax.describe import describe, seconds, step_flops
 from orc_jax.errors import UserError
+from orc_jax.methods import METHODS
+from orc_jax.run import abstract_state
+from orc_jax.step import make_train_step
+from tests.helpers import build_run
 
 
 def described(config, tmp_path, console):
@@ -43,3 +51,34 @@ def test_what_is_described_is_what_the_config_says(config, console, tmp_path, to
     assert re.search(r"0_tiny_b +target student +359 ", text), text  # 1*4*9 + 2*4 + 4*8*9 + 8*3 + 3
     config.lr_schedule = "constant"
     assert "then constant" in described(config, tmp_path, console)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_operations_of_a_step_are_those_of_its_trace(method, config, toy):
+    """Though they are counted with networks that are traced at once."""
+    config.method, config.num_networks, config.teacher, config.assistants = method, 3, "tiny_b", "tiny_b"
+    config.switokd.num_teachers = 2
+    run = build_run(config, toy, axis_name=None)
+    step = make_train_step(run.setup, run.method.iterate)
+    batch = jax.ShapeDtypeStruct((16,), jnp.int32)
+    exact = flops(step, abstract_state(run), jax.tree.map(jax.typeof, toy.train), batch)
+    # The first convolution is much of these networks, and gets no gradient for its images.
+    assert step_flops(run) == pytest.approx(exact, rel=0.05)
+
+
+def test_time_goes_with_the_length_of_the_run(config, toy, monkeypatch):
+    """A rate is measured of the layers that the pool has."""
+    monkeypatch.setattr(speed, "REPEATS", 1)
+    run = build_run(config, toy)
+    assert 0 < seconds(run) < 60
+    seen = []
+
+    def measured(layer, batch, device, dtype):
+        seen.append((layer.image, layer.kernel, batch, dtype))
+        return 1e-9
+
+    monkeypatch.setattr(speed, "seconds_per_flop", measured)
+    assert seconds(run) == pytest.approx(speed.BESIDES * 1e-9 * step_flops(run) * 11)
+    # Those with the most operations: conv2 of both, and conv1 of the wider.
+    layers = [((8, 8, 6), (3, 3, 6, 8)), ((8, 8, 4), (3, 3, 4, 8)), ((8, 8, 1), (3, 3, 1, 6))]
+    assert seen == [(*layer, 16, "float32") for layer in layers]

@@ -49,10 +49,7 @@ def test_programs_are_kept_from_run_to_run(tmp_path, monkeypatch):
     ("arguments", "text"),
     [
         (["--config.num_netwrks=5"], "field='num_netwrks' is not known. Did you mean num_networks?"),
-        (["--config", "configs/digits.py", "--config.orc.temperatur=3"], "Did you mean orc.temperature"),
-        (["--config.orc.beta=0.1", "beta=0.2"], "not understood: beta=0.2. Overrides are written --config.field=value"),
         (["--mode=evaluate"], "--workdir=nowhere holds no run"),
-        (["--config=nowhere.py"], "--config=nowhere.py: there is no such file"),
         (["--config.teacher=resnet21"], "config.teacher='resnet21' is not known. Did you mean resnet"),
     ],
 )
@@ -60,6 +57,22 @@ def test_the_command_answers_mistakes_with_one_message(arguments, text):
     done = command("--workdir=nowhere", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("orc_jax: ") and text in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_run_is_evaluated_by_its_workdir_alone(tmp_path):
+    """What is given on top is looked at before anything is read."""
+    fields = "method=independent num_networks=1 student=plane2 batch_size=32 num_epochs=1 warmup_epochs=0 mean=(0.5,)"
+    workdir = f"--workdir={tmp_path / 'run'}"
+    done = command(workdir, *[f"--config.{field}" for field in [*fields.split(), "std=(0.25,)"]])
+    assert done.returncode == 0 and "config: configs/digits.py, as no --config was given" in done.stdout, done.stderr
+    for arguments in ([], ["--checkpoint=best", "--config.eval_batch_size=64"]):
+        done = command(workdir, "--mode=evaluate", *arguments)
+        assert done.returncode == 0 and f"config: that of the run in {tmp_path / 'run'}" in done.stdout, done.stderr
+        assert "0_plane2" in done.stdout and "360 examples" in done.stdout
+    wrong = {"student=plane4": "config.student: 'plane2' there, 'plane4' here", "seed=x": "must be a whole number"}
+    for argument, text in [*((f"--config.{field}", text) for field, text in wrong.items()), ("--checkpoint=7", "[44]")]:
+        done = command(workdir, "--mode=evaluate", argument, "--config.data_dir=/nowhere")
+        assert done.returncode == 2 and text in done.stderr, done.stderr
 
 
 def test_where_a_run_is_kept(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from orc_jax import commands
+from orc_jax.config_files import USUAL_SETS
 from orc_jax.data.sets import CONSTANTS
 from orc_jax.deploy.torch_file import read_arrays
 from orc_jax.deploy.torch_layout import COUNTER, from_torch, torch_name, torch_shape
@@ -23,8 +24,6 @@ from orc_jax.models.network import Params, make_network, weight_shapes
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.record import Record
 
-# What a network for this many classes was most likely trained on, and so how its images were normalised.
-USUAL_SETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet2012"}
 USUAL_CROP = 0.875  # of a network for 224x224 images: of 256
 SHOWN = 12  # names in an error
 
@@ -146,12 +145,12 @@ def main() -> None:
         written = import_checkpoint(
             args.checkpoint, args.model, args.out, mean=args.mean, std=args.std, image_size=args.image_size
         )
+    named = "" if written.num_classes in USUAL_SETS else " --config.dataset=..."
     print(
         f"{args.model} with {written.num_classes} classes, for images of {list(written.image_shape)}\n"
         f"normalised with mean {list(written.mean)}, std {list(written.std)}, written to {args.out}.\n"
         f"To use it as pivot teacher:\n"
         f"  --config.teacher={args.model} --config.pivot_checkpoint={args.out}\n"
         f"To evaluate it:\n"
-        f"  python -m orc_jax.main --config=... --config.method=independent --config.num_networks=1 "
-        f"--config.student={args.model} --mode=evaluate --workdir={args.out}"
+        f"  python -m orc_jax.main --mode=evaluate --workdir={args.out}{named}"
     )

@@ -82,7 +82,8 @@ def main() -> None:
         member, defects = load_member(args.workdir, which, args.checkpoint, args.own), []
         answer = load_ensemble(args.workdir, str(member.step), args.own) if together else answering(member)
         name = ENSEMBLE if together else member.name
-        print(f"{name} of step {member.step}, {args.workdir}", file=sys.stderr)
+        if not args.json:
+            print(f"{name} of step {member.step} answers", file=sys.stderr)
         channels = member.image_shape[-1]
         require("the network's channels", channels, channels in (1, 3), "1 (grey) or 3 (RGB) to predict image files")
         for result in predict(member, args.images, args.top, answer):

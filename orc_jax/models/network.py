@@ -1,5 +1,6 @@
 """One architecture as pure functions of one member; `vmap` makes them functions of a stack."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ class Network(NamedTuple):
     predict: Callable
 
 
+@functools.lru_cache(maxsize=64)
 def make_network(
     model: Model,
     num_classes: int,
@@ -74,6 +76,7 @@ def make_network(
     return Network(init, train, predict)
 
 
+@functools.lru_cache(maxsize=64)
 def weight_shapes(network: Network) -> tuple[Params, Params]:
     """Shapes and types of a network's (params, batch_stats)."""
     return jax.eval_shape(network.init, jax.random.key(0))

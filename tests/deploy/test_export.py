@@ -127,8 +127,12 @@ def test_the_description_is_beside_the_file_and_in_it(tmp_path):
 
 
 MISTAKES = [
-    ({"--member": "tiny_b"}, "--member='tiny_b' is not known. Did you mean 1_tiny_b"),
-    ({"--member": "-1"}, "Accepted: target, 0, 1, 0_tiny_a, 1_tiny_b."),
+    (
+        {"--member": "tiny_c"},
+        "--member='tiny_c' is not known. Accepted: a number, a name or a role, or a part that only",
+    ),
+    ({"--member": "tiny"}, "--member='tiny' is not one member but 0_tiny_a, 1_tiny_b"),
+    ({"--member": "-1"}, "--member=-1: must be a number from 0 to 1, or a name"),
     ({"--checkpoint": "4"}, "--checkpoint='4': there is none of that step. Accepted: latest, best, or one of [3, 8]"),
     ({"--format": "onxx"}, "--format='onxx' is not known. Did you mean onnx?"),
     ({"--workdir": "nowhere"}, "--workdir=nowhere holds no run"),

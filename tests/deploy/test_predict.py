@@ -10,6 +10,7 @@ from PIL import Image
 from orc_jax import predict, train
 from orc_jax.config import resolve
 from orc_jax.deploy import predict as predicting
+from orc_jax.deploy.ensemble import load_ensemble
 from orc_jax.deploy.member import load_member
 from orc_jax.workdir import metrics, record
 
@@ -54,11 +55,23 @@ def test_files_of_a_set_in_memory(small, toy, toy_set, console, tmp_path, monkey
         Image.fromarray(image[..., 0]).save(path)
         truth[str(path)] = toy.class_names[label]
     last = metrics.read(tmp_path / "run")[-1]
-    for name in ("0_tiny_a", "1_tiny_b"):
+    for name in ("0_tiny_a", "1_tiny_b", "ensemble"):
         lines, _ = predictions(monkeypatch, capsys, "--workdir", tmp_path / "run", "--member", name, "--json", *truth)
         assert [json.loads(line)["file"] for line in lines] == list(truth)
+        assert {(row["member"], row["step"]) for row in map(json.loads, lines)} == {(name, last["step"])}
         top1, loss = figures(lines, truth)
         np.testing.assert_allclose([top1, loss], [last[f"eval/top1/{name}"], last[f"eval/loss/{name}"]], rtol=1e-4)
+
+
+def test_an_ensemble_of_the_methods_own(small, toy, toy_set, console, tmp_path):
+    """Not the mean of the members' probabilities."""
+    small.method, small.teacher = "pcl", "tiny_b"
+    train.train(resolve(small), tmp_path, console)
+    probabilities = np.asarray(load_ensemble(tmp_path, "latest")(toy.test.images))
+    last = metrics.read(tmp_path)[-1]
+    loss = -np.log(probabilities[np.arange(30), toy.test.labels]).mean()
+    np.testing.assert_allclose(loss, last["eval/loss/ensemble"], rtol=1e-4)
+    assert (probabilities.argmax(1) == toy.test.labels).mean() == pytest.approx(last["eval/top1/ensemble"])
 
 
 def test_files_of_a_streamed_set(small, console, tmp_path, monkeypatch, capsys):
@@ -97,7 +110,8 @@ def test_files_of_a_streamed_set(small, console, tmp_path, monkeypatch, capsys):
         monkeypatch, capsys, "--workdir", tmp_path / "run", "--top", 1, first, *bad, second, status=2
     )
     assert [line for line in lines if not line.startswith("  ")] == [first, second] and len(lines) == 4
-    assert error.startswith("orc_jax: 4 of 6 files cannot be used:\n")
+    who, _, error = error.partition("\n")
+    assert who == "1_tiny_b of step 3 answers" and error.startswith("orc_jax: 4 of 6 files cannot be used:\n")
     for path, reason in zip(bad, ("not an image of a known format", "", "No such file", "Is a directory"), strict=True):
         assert f"{path}: {reason}" in error
     assert error.count("\n") == 5

@@ -1,0 +1,60 @@
+"""How fast a device computes the layers of a network, measured in a second or two."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from orc_jax import cost, parallel
+from orc_jax.models.conv import conv_general_dilated
+
+# Seconds of an iteration over those of its convolutions and products at the measured rate: what normalisation,
+# activations, losses and the optimizer add. Measured on a CPU, of pools of ResNets, wide ResNets and VGGs.
+BESIDES = 1.3
+MEASURED = 3  # layers
+REPEATS = 3
+
+
+class Layer(NamedTuple):
+    """A convolution of a network."""
+
+    image: tuple[int, ...]  # (height, width, channels)
+    kernel: tuple[int, ...]  # (height, width, channels in, channels out)
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+
+
+def seconds_per_flop(layer: Layer, batch: int, device: jax.Device, dtype: str) -> float:
+    """Of a forward and a backward pass of a layer and ReLU on `batch` images, measured on `device`."""
+
+    def convolve(images, kernel):
+        names = ("NHWC", "HWIO", "NHWC")
+        return conv_general_dilated(images, kernel, layer.strides, layer.padding, dimension_numbers=names)
+
+    def loss(images, kernel):
+        return jax.nn.relu(convolve(images, kernel)).astype(jnp.float32).mean()
+
+    args = jnp.ones((batch, *layer.image), dtype), jnp.full(layer.kernel, 0.01, dtype)
+    operations = 3 * cost.flops(convolve, *args)
+    args = jax.device_put(args, device)
+    options: Any = parallel.COMPILER_OPTIONS.get(device.platform)
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(*args).compile(compiler_options=options)
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        jax.block_until_ready(program(*args))
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) / operations
+
+
+def seconds(layers: Mapping[Layer, float], batch: int, device: jax.Device, dtype: str) -> float:
+    """How long `device` takes for an operation, on average over the layers that take most of them; all else included.
+
+    `layers` are those of a pool, with the operations of each on one image.
+    """
+    largest = sorted(layers, key=lambda layer: layers[layer], reverse=True)[:MEASURED]
+    total = sum(layers[layer] for layer in largest)
+    each = (layers[layer] / total * seconds_per_flop(layer, batch, device, dtype) for layer in largest)
+    return BESIDES * sum(each)
