@@ -1,7 +1,13 @@
 """Leaving when asked to, being killed, and going on: a run ends as if nothing had happened, bit for bit."""
 
+import hashlib
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +19,7 @@ from orc_jax.methods import METHODS
 from orc_jax.workdir import checkpoint, metrics
 from tests.helpers import assert_identical, final_state, printed, train
 
+ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
 
 
@@ -71,7 +78,41 @@ def test_the_second_signal_is_not_caught(number):
         signal.signal(number, before)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("number", preemption.SIGNALS)
+def test_a_signal_is_answered_while_the_main_thread_computes(number):
+    """When Python calls no handler; the run stops when it is done."""
+    told = []
+    with preemption.watched(lambda text: told.append((time.monotonic(), text))) as stop:
+        threading.Timer(0.1, ask_to_stop, [number]).start()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000)
+        ended = time.monotonic()
+        assert stop.requested(1)
+    ((when, text),) = told
+    assert when < ended and text.startswith(f"{signal.Signals(number).name}: stopping after this step")
+
+
+def test_the_second_signal_ends_a_program_that_computes():
+    program = (
+        "import hashlib; from orc_jax.preemption import watched\n"
+        "with watched(lambda text: print(text, flush=True)):\n"
+        "    print('computing', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2 * 10**9)\n"
+    )
+    arguments = [sys.executable, "-c", program]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout.readline() == "computing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline().startswith("SIGINT: stopping after this step")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+
+
+# Those with stages, with state besides the members', or with decisions.
+QUICK = {"orc", "takd", "switokd", "pcl", "okddip"}
+CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in METHODS]
+
+
+@pytest.mark.parametrize("method", CASES)
 def test_a_run_that_was_asked_to_stop_ends_as_an_uninterrupted_one(method, config, console, tmp_path, monkeypatch, toy):
     """In the middle of an epoch: parameters, optimizer, statistics and the metrics file, bit for bit."""
     config.method, config.num_networks, config.crop_padding, config.pretrain_epochs = method, 3, 1, 1

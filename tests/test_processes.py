@@ -64,6 +64,16 @@ def assert_same_run(workdir, other, rtol):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol / 10), state, expected)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_the_processes(programs):
+    """Those that they start compile each program once."""
+    variables = {"JAX_COMPILATION_CACHE_DIR": str(programs), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run of one process with four devices, never interrupted."""
@@ -140,8 +150,9 @@ def test_two_processes_with_different_fields_are_no_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk(tmp_path):
+def test_a_full_disk(tmp_path, monkeypatch):
     """Files may have 20 kB, which the checkpoint exceeds: one message, and with more room it goes on."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # compiled programs exceed it as well
     code, _, errors = run(tmp_path / "run", file_size=20_000)
     assert code == 2 and errors.startswith("orc_jax: ") and "Traceback" not in errors, errors
     assert "a checkpoint cannot be written to" in errors and "Complete there: none" in errors

@@ -46,6 +46,7 @@ def test_scaling(args, monkeypatch):
     assert by_devices[1]["of proportional"] == pytest.approx(by_devices[1]["seconds"] / by_devices[0]["seconds"])
 
 
+@pytest.mark.slow
 def test_memory(args):
     """What the process takes for a step is what the compiler says of it, and grows with the batch."""
     args.memory = (("five", 32, 32), ("five", 32, 256))
