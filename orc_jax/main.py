@@ -69,7 +69,7 @@ def main() -> None:
         from orc_jax.config import resolve
         from orc_jax.describe import describe
         from orc_jax.evaluate import evaluate_checkpoint
-        from orc_jax.train import train
+        from orc_jax.training import train
 
     config, num_processes, process_id = given.config, FLAGS["num_processes"].value, FLAGS["process_id"].value
     workdir = Path(FLAGS["workdir"].value or f"runs/{config.dataset}_{config.method}")

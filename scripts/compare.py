@@ -34,7 +34,7 @@ from orc_jax.errors import require, require_choice
 from orc_jax.methods import METHODS
 from orc_jax.pool import names_of
 from orc_jax.run import build
-from orc_jax.train import train
+from orc_jax.training import train
 from orc_jax.workdir import metrics, record
 from orc_jax.workdir.files import replace_text
 

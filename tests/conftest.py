@@ -22,7 +22,7 @@ from flax import nnx
 from rich.console import Console
 
 from orc_jax import config as configs
-from orc_jax import models, train
+from orc_jax import models, training
 from orc_jax.data import sets
 from orc_jax.data.types import Dataset, Images
 from orc_jax.models import layers, network
@@ -141,7 +141,7 @@ def trained(tmp_path_factory):
 def finished(trained, config, console):
     """The same, trained when the first test of a file asks for it."""
     if not trained.exists():
-        train.train(configs.resolve(config), trained, console)
+        training.train(configs.resolve(config), trained, console)
     return trained
 
 
@@ -151,5 +151,5 @@ def plain(trained, config, console):
     config.method, config.num_networks, config.assistants = "independent", 2, ""
     workdir = trained.with_name("plain")
     if not workdir.exists():
-        train.train(configs.resolve(config), workdir, console)
+        training.train(configs.resolve(config), workdir, console)
     return workdir

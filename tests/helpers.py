@@ -7,8 +7,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 
 from orc_jax import evaluate as evaluation
-from orc_jax import parallel
-from orc_jax import train as training
+from orc_jax import parallel, training
 from orc_jax.config import reopen, resolve
 from orc_jax.pool import Pool
 from orc_jax.run import abstract_state, build

@@ -8,7 +8,7 @@ import numpy as np
 
 from orc_jax import config as configs
 from orc_jax.run import build, parameter_counts
-from orc_jax.train import train
+from orc_jax.training import train
 from orc_jax.workdir import metrics
 from tests import own_modules
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orc_jax import preemption
-from orc_jax import train as training
+from orc_jax import preemption, training
 from orc_jax.data import feed
 from orc_jax.errors import Interrupted, UserError
 from orc_jax.methods import METHODS

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from orc_jax import config as configs
-from orc_jax import parallel, train
+from orc_jax import parallel, training
 from orc_jax.config import resolve
 from orc_jax.data import sets
 from orc_jax.errors import UserError
@@ -132,7 +132,7 @@ def test_valid_pools_train(config, console, tmp_path):
         fields = small_pool(random.Random(seed))
         with noted(fields), contextlib.suppress(UserError):
             resolved = resolve(changed(config, fields), 4)
-            train.train(resolved, tmp_path / str(seed), console)
+            training.train(resolved, tmp_path / str(seed), console)
             assert np.isfinite(list(metrics.read(tmp_path / str(seed))[-1].values())).all()
             trained += 1
         if trained == 3:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from orc_jax import evaluate, import_torch, train
+from orc_jax import evaluate, import_torch, training
 from orc_jax.config import default, resolve
 from orc_jax.data import sets
 from orc_jax.data.types import Dataset, Images
@@ -113,13 +113,13 @@ def test_an_imported_network_is_the_pivot_teacher(tmp_path, console, digits_like
     config.batch_size, config.eval_batch_size, config.num_epochs, config.warmup_epochs = 8, 8, 1, 0.0
     config.pivot_checkpoint = str(tmp_path / "out")
     config.orc.intensive_teaching = False  # so that it stays as it was
-    train.train(resolve(config), tmp_path / "run", console)
+    training.train(resolve(config), tmp_path / "run", console)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     trained = checkpoint.restore_networks(tmp_path / "run", record.require(tmp_path / "run"), "latest", device, {})
     pivot = trained.pool.member(0)
     assert_identical((pivot.params, pivot.batch_stats), convert(state_of(network), "plane2")[:2])
     with pytest.raises(UserError, match="holds imported weights, not a run that could go on"):
-        train.train(resolve(config), tmp_path / "out", console)
+        training.train(resolve(config), tmp_path / "out", console)
 
 
 @pytest.mark.parametrize(

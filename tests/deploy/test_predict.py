@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orc_jax import predict, train
+from orc_jax import predict, training
 from orc_jax.config import resolve
 from orc_jax.deploy import predict as predicting
 from orc_jax.deploy.ensemble import load_ensemble
@@ -48,7 +48,7 @@ def small(config):
 def test_files_of_a_set_in_memory(small, toy, toy_set, console, tmp_path, monkeypatch, capsys):
     """As PNG, the images keep their pixels; more of them than fit a batch, and every member."""
     monkeypatch.setattr(predicting, "BATCH", 16)
-    train.train(resolve(small), tmp_path / "run", console)
+    training.train(resolve(small), tmp_path / "run", console)
     truth = {}
     for i, (image, label) in enumerate(zip(toy.test.images, toy.test.labels, strict=True)):
         path = tmp_path / f"{i}.png"
@@ -90,7 +90,7 @@ def test_files_of_a_streamed_set(small, console, tmp_path, monkeypatch, capsys):
     small.dataset, small.data_dir, small.eval_split = "folder", str(tmp_path / "photos"), "val"
     small.batch_size = 8
     small.stream.update(image_size=8, num_workers=0)
-    train.train(resolve(small), tmp_path / "run", console)
+    training.train(resolve(small), tmp_path / "run", console)
     lines, _ = predictions(monkeypatch, capsys, "--workdir", tmp_path / "run", "--json", *truth)
     last = metrics.read(tmp_path / "run")[-1]
     np.testing.assert_allclose(
