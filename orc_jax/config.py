@@ -7,7 +7,7 @@
 import importlib.util
 import inspect
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -92,6 +92,15 @@ def options_of(factory: Callable[..., Method]) -> dict[str, Any]:
     """The keyword arguments of a method's factory, with their defaults."""
     parameters = inspect.signature(factory).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+FIELDS = frozenset(default())
+
+
+def own_section(config: Mapping[str, Any] | ConfigDict) -> str | None:
+    """The group of fields that a config file has for a method of its own: `mean_teacher` of `mine:mean_teacher`."""
+    name = config["method"].rpartition(":")[2]
+    return name if name in config and name not in FIELDS else None
 
 
 def flat(config: dict, prefix: str = "") -> dict[str, Any]:
@@ -192,6 +201,9 @@ def _names(config: ConfigDict) -> list[tuple[str, str]]:
 
 
 def _interpret(config: ConfigDict, own: Plugins) -> Resolved:
+    known = FIELDS | {own_section(config)}
+    if others := set(config) - known:  # the fields of methods of one's own that this is not a run of
+        config = ConfigDict({name: value for name, value in config.items() if name not in others})
     architectures = _architectures(config, own)
     return Resolved(
         FrozenConfigDict(config), own, architectures, _method(config, architectures, own), _lr_multipliers(config, own)
@@ -252,7 +264,8 @@ def _method(config: ConfigDict, architectures: tuple[str, ...], own: Plugins) ->
         require_choice("config.method", config.method, METHODS)
         require("config.method_options", repr(config.method_options), not config.method_options, _NO_OPTIONS)
         return METHODS[config.method](architectures, **config[config.method])
-    options = plugins.options("config.method_options", config.method_options)
+    options = dict(config[section]) if (section := own_section(config)) else {}
+    options |= plugins.options("config.method_options", config.method_options)
     try:
         method = own[config.method](architectures, **options)
     except TypeError as error:

@@ -96,16 +96,17 @@ def _executed(path: Path, where: str):
 
 
 def check_fields(config: ConfigDict, where: str) -> None:
-    """Checks that a config has the fields that there are, no more and no fewer.
+    """Checks that a config has the fields that there are, no fewer, and no more but for options of an own method.
 
     Raises:
         UserError: naming the first field that is wrong.
     """
-    from orc_jax.config import default, flat
+    from orc_jax.config import default, flat, own_section
 
     fields, known = flat(config.to_dict()), flat(default().to_dict())
+    own = own_section(config)  # of a method of their own
     for field in fields:
-        if field not in known:
+        if field not in known and field.partition(".")[0] != own:
             raise unknown(f"{where}: config field", field, known)
     for field in known:
         if field not in fields:

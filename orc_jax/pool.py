@@ -180,18 +180,19 @@ def make_spec(
     dtype: str = "float32",
     axis_name: str | None = None,
     remat: bool = False,
+    members: Sequence[int] | None = None,
 ) -> PoolSpec:
     """A pool with one member per name in `architectures`, equal names stacked. Other arguments are the models'.
 
-    With `remat` a backward pass repeats the member's forward pass instead of keeping it: the memory of a step grows
-    with the largest member rather than with the pool.
+    `members` are their numbers in a run that has more, increasing. With `remat` a backward pass repeats the member's
+    forward pass instead of keeping it: the memory of a step grows with the largest member rather than with the pool.
 
     Raises:
         UserError: for a network of one's own that is not as it has to be.
     """
-    stacks = []
+    stacks, numbers = [], tuple(range(len(architectures)) if members is None else members)
     for name in dict.fromkeys(architectures):
-        members = tuple(i for i, other in enumerate(architectures) if other == name)
+        rows = tuple(i for i, other in zip(numbers, architectures, strict=True) if other == name)
         try:
             network = make_network(models[name], num_classes, image_shape, dtype, axis_name)
         except TypeError as error:
@@ -204,8 +205,8 @@ def make_spec(
             _check_outputs(name, network, num_classes, image_shape)
         if remat:
             network = network._replace(train=jax.checkpoint(network.train))
-        stacks.append(Stack(name, network, members))
-    return PoolSpec(tuple(architectures), tuple(range(len(architectures))), tuple(stacks))
+        stacks.append(Stack(name, network, rows))
+    return PoolSpec(tuple(architectures), numbers, tuple(stacks))
 
 
 def _check_outputs(name: str, network: Network, num_classes: int, image_shape: tuple[int, int, int]) -> None:

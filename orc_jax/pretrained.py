@@ -90,8 +90,9 @@ def load_members(run: Run, source: Path, members: Sequence[int], field: str = ""
         UserError: as `find_members`, and if the checkpoint cannot be read.
     """
     found = find_members(run, source, members, field)
-    own = run.resolved.plugins
-    trained = checkpoint.restore_networks(source, record.require(source), "latest", run.sharding, own)
+    needed, own = {run.spec.architectures[member] for member in found}, run.resolved.plugins
+    there = record.require(source)
+    trained = checkpoint.restore_networks(source, there, "latest", run.sharding, own, architectures=needed)
     return {member: trained.pool.member(other) for member, other in found.items()}
 
 

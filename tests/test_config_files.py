@@ -41,6 +41,17 @@ def test_a_file_may_import_what_lies_beside_it_and_take_an_argument(here):
         config_files.load("mine/c.py")
 
 
+def test_a_file_may_have_the_options_of_its_own_method(here):
+    """And of no other."""
+    text = START + "    config.method, config.mine = '{}', {{'weight': 0.5}}\n    return config\n"
+    (here / "c.py").write_text(text.format("my_method:mine"))
+    assert config_files.load("c.py").mine.weight == 0.5
+    for method in ("my_method:other", "orc"):
+        (here / "c.py").write_text(text.format(method))
+        with pytest.raises(UserError, match=r"config field='mine\.weight' is not known"):
+            config_files.load("c.py")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -119,6 +119,28 @@ def test_it_is_resumed_and_evaluated(run, own, console, tmp_path):
         train(own, workdir, console)
 
 
+def test_its_options_may_be_fields(own, console, tmp_path):
+    """Of its own group, over which `method_options` holds; they are recorded, and compared when the run goes on."""
+    own.lead, own.other = {"temperature": 3.0, "fraction": 0.5}, {"of": "another method"}
+    own.num_epochs = own.pretrain_epochs = 1
+    own.method_options = "fraction=0.25"
+    assert configs.resolve(own).method.hand_back.keywords == {"fraction": 0.25}
+    workdir = tmp_path / "run"
+    train(own, workdir, console)
+    there = record.require(workdir)
+    assert there.config["lead"] == there.fields.lead.to_dict() == own.lead.to_dict() and "other" not in there.config
+    assert "lead" not in record.require(workdir / "first").config  # which is a run of another method
+    train(own, workdir, console)
+    assert "restored step 5 of 5" in printed(console)
+    assert configs.reopen(there.fields, OWN).config.lead.temperature == 3.0
+    own.lead.temperature = 4.0
+    with pytest.raises(UserError, match=r"config.lead.temperature: 3.0 there, 4.0 here"):
+        train(own, workdir, console)
+    own.lead = {"temprature": 4.0}
+    with pytest.raises(UserError, match=r"cannot be called as method\(architectures.*'temprature'"):
+        train(own, workdir, console)
+
+
 @pytest.mark.parametrize(
     ("stage", "options", "metric"),
     [("methods:lead", "stage='methods:lead',fraction=0.25", "led"), ("methods:plain", "", "accuracy")],
@@ -176,7 +198,9 @@ def test_a_member_is_taken_home_only_with_trust(run, tmp_path, toy):
         assert about["architecture"] == "mine:Net" and (tmp_path / f"{kind}1").exists()
         assert not (tmp_path / f"{kind}0").exists() and not (tmp_path / f"{kind}2").exists()
     with pytest.raises(UserError, match="network='mine:Net' stands in a file"):
-        load_member(run, "0", "latest", ["mine:Big"])  # the pool has this one as well
+        load_member(run, "2", "latest", ["mine:Big"])
+    member = load_member(run, "0", "latest", ["mine:Big"])  # the pool has others as well, which are not needed
+    np.testing.assert_array_equal(np.asarray(classifier(member)(member.weights, toy.test.images)), logits)
 
 
 def test_the_commands_ask_for_trust(run, tmp_path, monkeypatch, capsys, toy):

@@ -2,13 +2,17 @@
 
 python -m orc_jax.import_torch resnet56.pth --model resnet56 --out teachers/resnet56
 
-Takes state dicts of RepDistiller, mdistiller and torchvision, as `.pth` or safetensors; PyTorch is not needed.
+Takes state dicts of RepDistiller, mdistiller and torchvision, as `.pth` or safetensors; PyTorch is not needed. Of a
+file that orc_jax.export wrote, its description is read as well: which network it is, of which classes, and what its
+images must be. Options that are given hold over it.
 """
 
 import functools
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -26,27 +30,68 @@ from orc_jax.workdir.record import Record
 
 USUAL_CROP = 0.875  # of a network for 224x224 images: of 256
 SHOWN = 12  # names in an error
+READ = ("architecture", "class_names", "input", "resize", "mean", "std")  # of the metadata of an export
+
+
+class Description(NamedTuple):
+    """What an export says of its network (see `orc_jax.deploy.export.describe`)."""
+
+    model: str
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]  # (height, width)
+    mean: tuple[float, ...]  # per channel, of images in [0, 1]
+    std: tuple[float, ...]
+    crop: float | None  # share of the short side that evaluation keeps; None: the whole image, resized
+
+
+def description_of(path: Path) -> Description | None:
+    """What lies beside an exported file, or in the metadata of one in safetensors; None if that is no description."""
+    beside = Path(f"{path}.json")
+    try:
+        if beside.is_file():
+            found = json.loads(beside.read_text())
+        elif path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "np") as file:
+                found = {
+                    k: v if k == "architecture" else json.loads(v) for k, v in file.metadata().items() if k in READ
+                }
+        else:
+            return None
+        resize, shape = found["resize"], (int(found["input"]["height"]), int(found["input"]["width"]))
+        return Description(
+            model=str(found["architecture"]),
+            class_names=tuple(map(str, found["class_names"])),
+            image_size=shape,
+            mean=tuple(map(float, found["mean"])),
+            std=tuple(map(float, found["std"])),
+            crop=None if resize["method"] == "stretch" else shape[0] / int(resize["short_side"]),
+        )
+    except Exception:  # any file may have such a name, and any metadata
+        return None
 
 
 def convert(
-    arrays: dict[str, np.ndarray], model: str, image_size: int | None = None
+    arrays: dict[str, np.ndarray], model: str, image_size: int | tuple[int, int] | None = None
 ) -> tuple[Params, Params, int, tuple[int, int, int]]:
     """The network `model` from the arrays of a state dict: (params, batch_stats, number of classes, image shape).
 
     The numbers of classes and of channels are read off the arrays; `image_size` is that of the images the network was
-    trained on, by default what `model` is made for.
+    trained on, both sides or (height, width), by default what `model` is made for.
 
     Raises:
         UserError: listing every array that is missing, left over, or of another shape.
     """
     size = image_size or (224 if model in LARGE else 32)
+    sides = (size, size) if isinstance(size, int) else size
     classes, channels = 100, 3
     # The parameters whose shapes follow the number of classes or of channels tell what it is.
-    for name in _follows(model, (classes, (size, size, channels)), (classes + 1, (size, size, channels))):
+    for name in _follows(model, (classes, (*sides, channels)), (classes + 1, (*sides, channels))):
         classes = _read_off(arrays, name, 0, classes)
-    for name in _follows(model, (classes, (size, size, channels)), (classes, (size, size, channels + 1))):
+    for name in _follows(model, (classes, (*sides, channels)), (classes, (*sides, channels + 1))):
         channels = _read_off(arrays, name, 1, channels)
-    image_shape = (size, size, channels)
+    image_shape = (*sides, channels)
     wanted = _shapes(model, classes, image_shape)
     left_over = {name: value for name, value in arrays.items() if not name.endswith(f".{COUNTER}")}
     found, wrong = ({}, {}), []
@@ -85,20 +130,42 @@ def _read_off(arrays: dict[str, np.ndarray], name: str, axis: int, default: int)
 
 
 def import_checkpoint(
-    path: Path, model: str, out: Path, *, mean: Sequence[float], std: Sequence[float], image_size: int | None = None
+    path: Path,
+    model: str | None,
+    out: Path,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_size: int | None = None,
 ) -> Record:
     """Writes the network `model` from the PyTorch checkpoint `path` as a workdir `out`; returns its record.
+
+    What is not given is taken from the description of an export of ours, if `path` has one, or else what is usual.
 
     Raises:
         UserError: if the file is not one of `model`, the normalisation of its images is not known, or `out` exists.
     """
-    require_choice("--model", model, MODELS)
+    if model is not None:
+        require_choice("--model", model, MODELS)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out}: exists and is not an empty folder; nothing is overwritten")
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
-    params, batch_stats, classes, image_shape = convert(read_arrays(path), model, image_size)
-    if not mean and not std:
+    arrays, described = read_arrays(path), description_of(path)
+    if model is None:
+        if described is None:
+            raise UserError(f"--model: needed to know which network {path} holds, for no {path.name}.json describes it")
+        model = described.model
+        require_choice("--model", model, MODELS)
+    params, batch_stats, classes, image_shape = convert(
+        arrays, model, image_size or (described.image_size if described else None)
+    )
+    names = described.class_names if described else ()
+    if names and len(names) != classes:
+        raise UserError(f"{path} has {classes} classes, but its description names {len(names)}")
+    if not mean and not std and described:
+        mean, std = described.mean, described.std
+    elif not mean and not std:
         if classes not in USUAL_SETS:
             raise UserError(
                 f"--mean, --std: needed for a network of {classes} classes, to know how its images were normalised "
@@ -112,12 +179,12 @@ def import_checkpoint(
         config={},
         architectures=(model,),
         num_classes=classes,
-        class_names=(),
+        class_names=names,
         num_train=0,
         image_shape=image_shape,
         mean=tuple(mean),
         std=tuple(std),
-        eval_crop=USUAL_CROP if model in LARGE else None,
+        eval_crop=described.crop if described else USUAL_CROP if model in LARGE else None,
         versions=record.versions(),
         imported=imported,
     )
@@ -131,7 +198,7 @@ def import_checkpoint(
 def main() -> None:
     parser = commands.parser(__doc__)
     parser.add_argument("checkpoint", type=Path, help="a .pth or .safetensors file")
-    parser.add_argument("--model", required=True, help="which network it is: a registered name, such as resnet56")
+    parser.add_argument("--model", help="which network it is: a registered name, such as resnet56")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     constants = (
         f"of its images, per channel in [0, 1]; default: those usual for {', '.join(map(str, USUAL_SETS))} classes"
@@ -146,11 +213,12 @@ def main() -> None:
             args.checkpoint, args.model, args.out, mean=args.mean, std=args.std, image_size=args.image_size
         )
     named = "" if written.num_classes in USUAL_SETS else " --config.dataset=..."
+    (model,) = written.architectures
     print(
-        f"{args.model} with {written.num_classes} classes, for images of {list(written.image_shape)}\n"
+        f"{model} with {written.num_classes} classes, for images of {list(written.image_shape)}\n"
         f"normalised with mean {list(written.mean)}, std {list(written.std)}, written to {args.out}.\n"
         f"To use it as pivot teacher:\n"
-        f"  --config.teacher={args.model} --config.pivot_checkpoint={args.out}\n"
+        f"  --config.teacher={model} --config.pivot_checkpoint={args.out}\n"
         f"To evaluate it:\n"
         f"  python -m orc_jax.main --mode=evaluate --workdir={args.out}{named}"
     )

@@ -61,11 +61,11 @@ def load_member(workdir: Path, which_member: str, which_checkpoint: str, own: Se
     number = find_member(there, workdir, which_member, step, own)
     imported = plugins.load([("--own", name) for name in own])
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    trained = checkpoint.restore_networks(workdir, there, str(step), device, imported)
-    state = jax.device_get(trained.pool.member(number))
     architecture = there.architectures[number]
+    trained = checkpoint.restore_networks(workdir, there, str(step), device, imported, architectures=[architecture])
+    state = jax.device_get(trained.pool.member(number))
     return Member(
-        name=trained.pool.spec.member_names[number],
+        name=names_of(there.architectures)[number],
         architecture=architecture,
         model=plugins.models([architecture], imported)[architecture],
         step=trained.step,

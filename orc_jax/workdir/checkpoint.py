@@ -10,7 +10,7 @@ import re
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,17 +188,22 @@ def restore_networks(
     sharding: Sharding,
     own: Plugins,
     heads: Mapping[str, Params] | None = None,
+    architectures: Collection[str] | None = None,
 ) -> Trained:
     """The networks of the run in `workdir`, which may be training, or imported weights.
 
     Nothing else of the state is read, so neither the method nor the optimizer of that run matters. `which` is "latest",
     "best" or a step. `own` has the networks that may be a person's own, `heads` the shapes of heads that are asked for.
+    The pool is that of the members of some `architectures`, by default of all; the others need not even be known.
 
     Raises:
         UserError: if there is no such checkpoint, and as `restore`.
     """
+    there = record.architectures
+    members = [i for i, name in enumerate(there) if architectures is None or name in architectures]
+    names = [there[i] for i in members]
     shape = {"num_classes": record.num_classes, "image_shape": record.image_shape}
-    spec = make_spec(record.architectures, plugins.models(record.architectures, own), **shape)
+    spec = make_spec(names, plugins.models(names, own), **shape, members=members)
     weights = jax.eval_shape(lambda: pool.init(spec, 0))
     target: dict[str, Any] = {name: {"params": value} for name, value in (heads or {}).items()}
     target |= {name: {"params": params, "batch_stats": stats} for name, (params, stats) in weights.items()}

@@ -105,6 +105,8 @@ def _completed(stored: Mapping[str, Any]) -> ConfigDict:
     config = configs.default()
     with config.ignore_type():  # JSON knows no tuples
         config.update(known(stored, config))
+    if section := configs.own_section({"method": config.method, **stored}):
+        config[section] = ConfigDict(stored[section])
     return config
 
 
@@ -198,8 +200,8 @@ def require_evaluable(there: Record, here: Record, models: Mapping[str, Model], 
 
 def _differing_fields(there: Record, here: Record, fields: Iterable[str]) -> list[str]:
     values, others = configs.flat(here.config), configs.flat(there.config)
-    differing = [field for field in sorted(fields) if values[field] != others[field]]
-    lines = [f"  config.{field}: {others[field]!r} there, {values[field]!r} here" for field in differing]
+    differing = [field for field in sorted(fields) if values[field] != others.get(field)]
+    lines = [f"  config.{field}: {others.get(field)!r} there, {values[field]!r} here" for field in differing]
     if there.architectures != here.architectures:
         lines.append(f"  pool: {', '.join(there.architectures)} there, {', '.join(here.architectures)} here")
     return lines

@@ -35,29 +35,43 @@ def test_the_page_is_true(tmp_path, monkeypatch, capsys):
         words = shlex.split(line.replace("runs/cifar100_orc", str(workdir)))
         monkeypatch.setattr(sys, "argv", words[2:])
         importlib.import_module(words[2]).main()
-    first, *snippets = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(snippets) == 4 and "def prepare" in first
-    (tmp_path / "prepare.py").write_text(first)
+    here, prepare, definition, *snippets = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert len(snippets) == 4 and "def prepare" in prepare and "class ResNet" in definition
+    (tmp_path / "prepare.py").write_text(prepare)
+    (tmp_path / "resnet.py").write_text(definition)
     member = load_member(workdir, "target", "latest")
     image = member.image(Path("photo.jpg").read_bytes())
     expected = evaluated(member, image[None])
     for snippet in snippets:
-        ours = "tests.torch_models" in snippet
         check = "import sys; import numpy; numpy.save('logits.npy', logits); assert 'orc_jax' not in sys.modules"
-        paths = [str(tmp_path), *[str(ROOT)] * ours]
-        code = f"import sys; sys.path[:0] = {paths}\n{snippet}\n{check}"
+        code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]\n{snippet}\n{check}"
         done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert_same_logits(np.load("logits.npy"), expected)
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["classes"][0]["index"] == expected[0].argmax()
+    names = {}
+    exec(here.replace("runs/cifar100_orc", str(workdir)), names)
+    assert_same_logits(names["logits"], expected)
+    assert capsys.readouterr().out == f"{expected[0].argmax()}\n"  # imported weights have no names of classes
+
+
+@pytest.mark.parametrize(("name", "classes"), [("resnet20", 10), ("resnet14x4", 7)])
+def test_the_definition_of_the_page_is_that_of_the_networks(name, classes):
+    namespace = {}
+    exec(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[2], namespace)
+    theirs = network_of(name, classes)
+    network = namespace["ResNet"]({"architecture": name, "num_classes": classes, "input": {"channels": 3}})
+    network.load_state_dict(theirs.state_dict(), strict=True)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(network.eval()(images), theirs.eval()(images)[0])
 
 
 @pytest.mark.parametrize("crop", [None, 0.875])
 @pytest.mark.parametrize("shape", [(50, 70), (70, 50), (8, 8)])
 def test_the_page_prepares_images_as_evaluation_does(tmp_path, crop, shape):
     namespace = {}
-    exec(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], namespace)
+    exec(re.search(r"```python\n(import numpy.*?)```", PAGE, re.DOTALL)[1], namespace)
     rng = np.random.default_rng(0)
     for channels in (1, 3) if crop is None else (3,):
         about = {"class_names": CLASSES, "image_shape": (8, 8, channels), "mean": MEAN, "std": STD, "crop": crop}

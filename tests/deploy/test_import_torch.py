@@ -12,11 +12,14 @@ from orc_jax import evaluate, import_torch, training
 from orc_jax.config import default, resolve
 from orc_jax.data import sets
 from orc_jax.data.types import Dataset, Images
-from orc_jax.deploy.import_torch import convert, import_checkpoint
+from orc_jax.deploy.export import FORMATS, describe
+from orc_jax.deploy.import_torch import convert, description_of, import_checkpoint
+from orc_jax.deploy.member import Member, load_member
 from orc_jax.errors import UserError
+from orc_jax.models import MODELS
+from orc_jax.testing import assert_identical
 from orc_jax.workdir import checkpoint, record
-from tests.deploy.members import network_of, state_of
-from tests.helpers import assert_identical
+from tests.deploy.members import CLASSES, MEAN, STD, network_of, state_of
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +136,57 @@ def test_wrong_options(resnet8, tmp_path, options, text):
     with pytest.raises(UserError, match=text):
         imported(resnet8, tmp_path, **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch"])
+@pytest.mark.parametrize("crop", [None, 0.875])
+def test_what_an_export_says_is_read(tmp_path, kind, crop):
+    """Of other images than usual: names, size, normalisation, preparation; what is given holds over it."""
+    params, batch_stats, _, _ = convert(state_of(network_of("resnet8", 7)), "resnet8", 16)
+    about = {"class_names": CLASSES, "image_shape": (16, 16, 3), "mean": MEAN, "std": STD, "crop": crop}
+    member = Member("2_resnet8", "resnet8", MODELS["resnet8"], 7, (params, batch_stats), 7, **about)
+    write, taken = FORMATS[kind]
+    path = tmp_path / "net.bin" if kind == "torch" else tmp_path / "net.safetensors"
+    path.write_bytes(write(member, describe(member, taken)))
+    if kind == "torch":  # a safetensors file has its description in it
+        with pytest.raises(
+            UserError, match=r"--model: needed to know which network .*net.bin holds, for no net.bin.js"
+        ):
+            import_checkpoint(path, None, tmp_path / "out", mean=[], std=[])
+        (tmp_path / "net.bin.json").write_text(json.dumps(describe(member, taken)))
+    import_checkpoint(path, None, tmp_path / "out", mean=[], std=[])
+    there = record.require(tmp_path / "out")
+    assert there.architectures == ("resnet8",) and there.eval_crop == (crop and 16 / round(16 / crop))
+    assert (there.class_names, there.image_shape, there.mean, there.std) == (CLASSES, (16, 16, 3), MEAN, STD)
+    again = load_member(tmp_path / "out", "target", "latest")
+    assert_identical(again.weights, member.weights)
+    assert describe(again, taken)["resize"] == describe(member, taken)["resize"]
+    other = import_checkpoint(path, "resnet8", tmp_path / "other", mean=[0.5] * 3, std=[0.1] * 3)
+    assert (other.mean, other.std, other.class_names) == ((0.5,) * 3, (0.1,) * 3, CLASSES)
+    with pytest.raises(UserError, match="--model=vgg8"):
+        import_checkpoint(path, "vgg8", tmp_path / "no", mean=[], std=[])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"architecture": "plane4"}', "[" * 9999])
+def test_another_file_beside_it_is_no_description(tmp_path, text):
+    (tmp_path / "net.pth").write_bytes(b"")
+    (tmp_path / "net.pth.json").write_text(text)
+    assert description_of(tmp_path / "net.pth") is None
+
+
+def test_a_description_of_another_network_is_refused(tmp_path):
+    network = network_of("plane2", 10)
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    about = {"class_names": CLASSES, "image_shape": (32, 32, 3), "mean": MEAN, "std": STD, "crop": None}
+    member = Member("2_plane2", "plane2", MODELS["plane2"], 7, ({}, {}), 7, **about)
+    (tmp_path / "net.pth.json").write_text(json.dumps(describe(member, {})))
+    with pytest.raises(UserError, match=r"net\.pth has 10 classes, but its description names 7"):
+        import_checkpoint(tmp_path / "net.pth", None, tmp_path / "out", mean=[], std=[])
+
+
+def test_images_need_not_be_square():
+    _, _, _, shape = convert(state_of(network_of("resnet8", 10)), "resnet8", (24, 40))
+    assert shape == (24, 40, 3)
 
 
 def test_normalisation_must_be_known(tmp_path):
