@@ -9,10 +9,11 @@ from orc_jax import pool as pools
 from orc_jax.errors import UserError
 from orc_jax.models.network import Network
 from orc_jax.pool import Pool, PoolSpec, Stack, StackState, make_spec
+from orc_jax.testing import assert_identical, build_run
 from tests.conftest import TINY
-from tests.helpers import assert_identical, build_run, stepper_of
+from tests.helpers import stepper_of
 
-NETWORK = Network(init=None, train=None, predict=None)  # these tests apply none
+NETWORK = Network(init=None, train=None, predict=None, module=None)  # these tests apply none
 
 
 def numbered(*architectures):

@@ -25,14 +25,20 @@ CONSTANTS = {
 
 
 def from_arrays(
-    name: str, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], class_names: Sequence[str]
+    name: str,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    class_names: Sequence[str],
+    config: ConfigDict | None = None,
 ) -> Dataset:
     """A set in memory of arrays that are there already.
 
     `train` and `test` are images, uint8 `[n, height, width, channels]`, and labels, integers in `[0, classes)`, `[n]`.
+    With a `config`, its constants and its number of examples per class hold, as for a set that it names.
 
     Raises:
-        UserError: if the arrays are not of these shapes and types, or labels are out of range.
+        UserError: if the arrays are not of these shapes and types, labels are out of range, or the set does not fit the
+            config.
     """
     splits = []
     for split, (images, labels) in (("train", train), ("test", test)):
@@ -47,9 +53,10 @@ def from_arrays(
         _check_labels(name, splits[-1], class_names)
     if splits[0].images.shape[1:] != splits[1].images.shape[1:]:
         raise UserError(f"train and test images differ in shape: {[list(s.images.shape[1:]) for s in splits]}")
-    shape = splits[0].images.shape[1:]
+    if config is not None:
+        return _fitted(config, name, class_names, *splits)
     mean, std = _computed_constants(splits[0].images)
-    return Dataset(name, splits[0], splits[1], tuple(class_names), shape, mean, std)
+    return Dataset(name, splits[0], splits[1], tuple(class_names), splits[0].images.shape[1:], mean, std)
 
 
 def _check_labels(name: str, split: Images, class_names: Sequence[str]) -> None:
@@ -79,16 +86,27 @@ def load(config: ConfigDict, warn: Callable[[str], None], plugins: Plugins | Non
             raise UserError(f"config.{field}={config[field]!r} of {config.dataset} has no example")
         if isinstance(split, Images):
             _check_labels(config.dataset, split, class_names)
+    return _fitted(config, config.dataset, class_names, train, test)
+
+
+def _fitted(
+    config: ConfigDict,
+    name: str,
+    class_names: Sequence[str],
+    train: Images | Records,
+    test: Images | Records,
+) -> Dataset:
+    """The set as the config wants it: so many examples of each class, and its constants."""
     if config.examples_per_class:
         train = _balanced(config, train, class_names)
     if config.batch_size > size(train):
         raise UserError(
             f"config.batch_size={config.batch_size}: must be at most the {size(train)} training examples of "
-            f"{config.dataset} ({config.train_split})"
+            f"{name} ({config.train_split})"
         )
     image_shape = train.images.shape[1:] if isinstance(train, Images) else (*[config.stream.image_size] * 2, 3)
-    mean, std = _constants(config, train, image_shape[-1])
-    return Dataset(config.dataset, train, test, tuple(class_names), image_shape, mean, std)
+    mean, std = _constants(config, name, train, image_shape[-1])
+    return Dataset(name, train, test, tuple(class_names), image_shape, mean, std)
 
 
 def _digits(config: ConfigDict) -> tuple[list[str], Images, Images]:
@@ -129,7 +147,7 @@ def _balanced(config: ConfigDict, train: Images | Records, class_names: Sequence
 
 
 def _constants(
-    config: ConfigDict, train: Images | Records, channels: int
+    config: ConfigDict, name: str, train: Images | Records, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if config.mean or config.std:
         for field in ("mean", "std"):
@@ -138,8 +156,8 @@ def _constants(
         if min(config.std) <= 0:
             raise UserError(f"config.std={tuple(config.std)}: must be greater than 0")
         return tuple(config.mean), tuple(config.std)
-    if config.dataset in CONSTANTS:
-        return CONSTANTS[config.dataset]
+    if name in CONSTANTS:
+        return CONSTANTS[name]
     if not isinstance(train, Images):
         return CONSTANTS["imagenet2012"]
     return _computed_constants(train.images)

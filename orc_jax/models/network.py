@@ -19,11 +19,13 @@ class Network(NamedTuple):
     init: key -> (params, batch_stats)
     train: params, batch_stats, images -> (logits, features), batch_stats; batch normalisation by the batch
     predict: params, batch_stats, images -> (logits, features); batch normalisation by the running statistics
+    module: params, batch_stats -> the Flax module that `predict` calls
     """
 
     init: Callable
     train: Callable
     predict: Callable
+    module: Callable[[Params, Params], nnx.Module]
 
 
 @functools.lru_cache(maxsize=64)
@@ -70,10 +72,13 @@ def make_network(
         network = merge(training, params, batch_stats)
         return network(images), flat(nnx.state(network, nnx.BatchStat))
 
-    def predict(params, batch_stats, images):
-        return merge(predicting, params, batch_stats)(images)
+    def module(params, batch_stats):
+        return merge(predicting, params, batch_stats)
 
-    return Network(init, train, predict)
+    def predict(params, batch_stats, images):
+        return module(params, batch_stats)(images)
+
+    return Network(init, train, predict, module)
 
 
 @functools.lru_cache(maxsize=64)

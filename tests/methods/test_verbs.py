@@ -11,8 +11,8 @@ from orc_jax import optim
 from orc_jax.data.augment import none
 from orc_jax.models.network import Network
 from orc_jax.pool import Pool, PoolSpec, Stack
+from orc_jax.testing import assert_close, assert_identical
 from orc_jax.verbs import Context, Setup, forward, learn, learn_and_look, learn_where, new_stack, predict
-from tests.helpers import assert_close, assert_identical
 
 MEMBERS = ("a", "b", "a")
 SHAPE = (2, 1, 1)
@@ -36,7 +36,7 @@ def network(act):
         logits, features = outputs(params, images)
         return logits + batch_stats["mean"].sum(), features
 
-    return Network(init=None, train=train, predict=predict)
+    return Network(init=None, train=train, predict=predict, module=None)
 
 
 NETWORKS = {"a": network(jnp.tanh), "b": network(jnp.sin)}
