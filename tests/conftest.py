@@ -16,7 +16,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
@@ -24,8 +23,9 @@ from rich.console import Console
 from orc_jax import config as configs
 from orc_jax import models, training
 from orc_jax.data import sets
-from orc_jax.data.types import Dataset, Images
+from orc_jax.data.types import Dataset
 from orc_jax.models import layers, network
+from orc_jax.testing import small_config, toy_dataset
 from tests import helpers
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -86,14 +86,7 @@ def tiny_models(monkeypatch):
 
 @pytest.fixture(scope="session")
 def toy() -> Dataset:
-    """Three classes of 8x8 images, told apart by the brightest third: learnt within a few steps."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(120, dtype=np.int32) % 3
-    images = rng.integers(0, 120, (120, 8, 8, 1), dtype=np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[:, 3 * label : 3 * label + 2] += 120
-    train, test = Images(images[:90], labels[:90]), Images(images[90:], labels[90:])
-    return Dataset("toy", train, test, ("top", "middle", "bottom"), (8, 8, 1), mean=(0.35,), std=(0.25,))
+    return toy_dataset()
 
 
 @pytest.fixture
@@ -110,18 +103,7 @@ def toy_set(monkeypatch, toy):
 @pytest.fixture
 def config():
     """A run of four tiny networks, two of them of one architecture and interleaved with the others."""
-    config = configs.default()
-    config.dataset = "toy"
-    config.teacher, config.assistants, config.student = "tiny_a", "tiny_b,tiny_a", "tiny_b"
-    config.num_networks = 4
-    config.batch_size = 16
-    config.eval_batch_size = 16
-    config.num_epochs = 2
-    config.pretrain_epochs = 1
-    config.crop_padding = 0
-    config.flip = False
-    config.log_every_steps = 1
-    return config
+    return small_config(teacher="tiny_a", assistants="tiny_b,tiny_a", student="tiny_b", num_networks=4)
 
 
 @pytest.fixture

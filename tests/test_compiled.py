@@ -11,7 +11,7 @@ from orc_jax import parallel
 from orc_jax.config import default
 from orc_jax.data.types import Dataset, Images
 from orc_jax.models import layers
-from tests.helpers import Stepper, batches, build_run
+from orc_jax.testing import Stepper, batches, build_run
 
 
 def compiled_program(method="orc"):

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from orc_jax import display
+from orc_jax.testing import build_run
 from orc_jax.workdir import metrics
-from tests.helpers import build_run, printed
+from tests.helpers import printed
 
 NAMES = ("0_tiny_a", "1_tiny_b", "2_tiny_a", "3_tiny_b")
 

@@ -6,8 +6,9 @@ import pytest
 
 from orc_jax import step
 from orc_jax.errors import UserError
+from orc_jax.testing import build_run
 from orc_jax.workdir import checkpoint, metrics
-from tests.helpers import build_run, evaluate, final_state, printed, train
+from tests.helpers import evaluate, final_state, printed, train
 
 pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
 

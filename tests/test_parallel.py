@@ -8,7 +8,8 @@ import pytest
 from orc_jax import parallel
 from orc_jax.parallel import AXIS, DataParallel
 from orc_jax.step import make_train_step
-from tests.helpers import assert_close, batches, build_run, run_steps, stepper_of
+from orc_jax.testing import assert_close, assert_devices_agree, batches, build_run
+from tests.helpers import stepper_of
 
 pytestmark = pytest.mark.usefixtures("kept_programs")
 
@@ -16,12 +17,7 @@ pytestmark = pytest.mark.usefixtures("kept_programs")
 def test_one_device_equals_four(toy, config):
     """Parameters, statistics, roles and feedback; augmentation and mix-up included."""
     config.crop_padding, config.flip = 1, True
-    one, four = stepper_of(config, toy, 1), stepper_of(config, toy, 4)
-    a, b = run_steps(one), run_steps(four)
-    assert_close(a.stacks, b.stacks, rtol=2e-4, atol=2e-5)
-    assert_close(a.totals, b.totals)
-    np.testing.assert_array_equal(a.totals["promoted"], b.totals["promoted"])
-    parallel.assert_replicated(b)
+    assert_devices_agree(config, toy)
 
 
 def test_the_unmapped_step_equals_the_mapped_one(toy, config):

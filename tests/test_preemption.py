@@ -15,8 +15,9 @@ from orc_jax import preemption, training
 from orc_jax.data import feed
 from orc_jax.errors import Interrupted, UserError
 from orc_jax.methods import METHODS
+from orc_jax.testing import assert_identical
 from orc_jax.workdir import checkpoint, metrics
-from tests.helpers import assert_identical, final_state, printed, train
+from tests.helpers import final_state, printed, train
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")

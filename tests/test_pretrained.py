@@ -10,8 +10,9 @@ from orc_jax import pretrained, step
 from orc_jax.data import sets
 from orc_jax.errors import UserError
 from orc_jax.pool import Pool
+from orc_jax.testing import assert_identical, build_run
 from orc_jax.workdir import metrics
-from tests.helpers import assert_identical, build_run, contents, final_state, printed, train
+from tests.helpers import contents, final_state, printed, train
 
 pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
 

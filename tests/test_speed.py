@@ -12,8 +12,9 @@ from orc_jax.cost import flops, total
 from orc_jax.data import feed
 from orc_jax.pool import Pool
 from orc_jax.step import make_train_step
+from orc_jax.testing import Stepper, assert_close, batches, build_run
 from orc_jax.verbs import predict
-from tests.helpers import Stepper, assert_close, batches, build_run, stepper_of
+from tests.helpers import stepper_of
 
 
 def cost(config, dataset, architectures=None):

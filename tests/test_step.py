@@ -10,7 +10,8 @@ from orc_jax.data.types import Images
 from orc_jax.evaluate import evaluator
 from orc_jax.pool import Outputs
 from orc_jax.step import Evaluation, init_state, make_evaluation_step, make_train_step, reset_totals
-from tests.helpers import Stepper, assert_close, assert_identical, batches, build_run, run_steps, stepper_of
+from orc_jax.testing import Stepper, assert_close, assert_identical, batches, build_run, run_steps
+from tests.helpers import stepper_of
 
 pytestmark = pytest.mark.usefixtures("kept_programs")
 

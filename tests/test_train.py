@@ -10,8 +10,9 @@ from PIL import Image
 
 from orc_jax.data import sets
 from orc_jax.errors import UserError
+from orc_jax.testing import assert_identical, build_run
 from orc_jax.workdir import checkpoint, logs, metrics, record
-from tests.helpers import assert_identical, build_run, evaluate, final_state, printed, train
+from tests.helpers import evaluate, final_state, printed, train
 
 pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
 

@@ -11,8 +11,8 @@ from orc_jax import step
 from orc_jax.data import augment
 from orc_jax.data.augment import crop_and_flip, normalize
 from orc_jax.data.types import Images
+from orc_jax.testing import build_run
 from tests.data.pictures import Encoded, encode, picture
-from tests.helpers import build_run
 
 
 def test_crops_are_windows_of_the_padded_image_and_flips_mirror():

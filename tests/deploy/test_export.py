@@ -21,6 +21,7 @@ from orc_jax.deploy.import_torch import import_checkpoint
 from orc_jax.deploy.torch_file import read_arrays
 from orc_jax.errors import UserError
 from orc_jax.models import LARGE
+from orc_jax.testing import assert_identical
 from tests import torch_models
 from tests.deploy.members import (
     assert_same_logits,
@@ -32,7 +33,6 @@ from tests.deploy.members import (
     save_pool,
     state_of,
 )
-from tests.helpers import assert_identical
 
 # One network of each family; the rest run with `-m slow`.
 QUICK = {

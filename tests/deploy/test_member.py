@@ -9,11 +9,11 @@ import pytest
 from orc_jax.data import decode
 from orc_jax.deploy.member import Member, classifier, find_member, load_member
 from orc_jax.errors import UserError
+from orc_jax.testing import assert_identical
 from orc_jax.workdir import metrics, record
 from tests.conftest import TINY
 from tests.data.pictures import encode, picture
 from tests.deploy.members import assert_same_logits, evaluated, save_pool
-from tests.helpers import assert_identical
 
 
 def test_any_member_and_checkpoint_of_a_pool(tmp_path):

@@ -13,8 +13,8 @@ import torch
 from orc_jax.deploy.import_torch import convert
 from orc_jax.deploy.torch_file import read_arrays
 from orc_jax.errors import UserError
+from orc_jax.testing import assert_identical
 from tests.deploy.members import network_of, state_of
-from tests.helpers import assert_identical
 
 
 @pytest.fixture(scope="module")

@@ -2,23 +2,18 @@
 
 import pytest
 
-from tests.helpers import assert_close, batches, stepper_of
+from orc_jax.testing import assert_close, student_of
 from tests.methods.comparison import use
 
 
 def last_of(config, toy, method, *members, **options):
-    """The target student after two steps."""
+    """The target student of a method."""
     config = config.copy_and_resolve_references()
     if len(members) == 1:
         config.method, config.student, config.num_networks = method, *members, 1
     else:
         use(config, method, *members, **options)
-    stepper = stepper_of(config, toy)
-    state = stepper.init()
-    for indices in batches(2, 16, 90):
-        state = stepper(state, indices)
-    member = stepper.member(state, stepper.run.spec.size - 1)
-    return member.params, member.batch_stats
+    return student_of(config, toy)
 
 
 def test_collapse_laws(config, toy):

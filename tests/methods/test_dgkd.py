@@ -6,14 +6,14 @@ import pytest
 
 from orc_jax.methods.dgkd import keep_guides, stages
 from tests.methods import torch_methods
-from tests.methods.comparison import Comparison, method_key, use
+from tests.methods.comparison import compared, method_key, use
 
 
 @pytest.mark.parametrize(("reduction", "drop"), [("sum", 1), ("mean", 2)])
 def test_against_pytorch(config, toy, reduction, drop):
     options = {"temperature": 2.0, "lam": 0.6, "kl_reduction": reduction, "drop": drop}
     use(config, "dgkd", "tiny_a", "tiny_b,tiny_a", "tiny_b", **options)
-    both = Comparison(config, toy)
+    both = compared(config, toy)
     for step, views, y in both:
         kept = np.asarray(keep_guides(method_key(step), 3, drop)).astype(bool)
         assert kept.sum() == 3 - drop

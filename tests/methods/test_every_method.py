@@ -13,8 +13,9 @@ from orc_jax.methods.dgkd import stages
 from orc_jax.methods.orc import PROMOTED
 from orc_jax.methods.switokd import EXPERT_MODE
 from orc_jax.step import augment
+from orc_jax.testing import assert_devices_agree, build_run
 from orc_jax.workdir import metrics
-from tests.helpers import assert_close, batches, build_run, evaluate, printed, stepper_of, train
+from tests.helpers import evaluate, printed, train
 
 pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
 
@@ -122,15 +123,7 @@ DECIDING = {
 @pytest.mark.parametrize("method", DECIDING)
 def test_one_device_equals_four(method, config, toy):
     for_method(config, method)[method].update(DECIDING[method])
-    ends = []
-    for num_devices in (1, 4):
-        stepper = stepper_of(config, toy, num_devices)
-        state = stepper.init()
-        for indices in batches(3, 16, 90):
-            state = stepper(state, indices)
-        ends.append(state)
-    assert_close(ends[0].stacks, ends[1].stacks, rtol=2e-4, atol=2e-5)
-    assert_close(ends[0].totals, ends[1].totals)
+    assert_devices_agree(config, toy)
 
 
 def test_views_are_augmentations_of_the_same_images(config, toy):

@@ -10,7 +10,7 @@ import torch
 
 from orc_jax.methods.kdcl import linear, minlogit, naive
 from tests.methods import torch_methods
-from tests.methods.comparison import Comparison, use
+from tests.methods.comparison import compared, use
 
 ALONE = SimpleNamespace(mean=lambda x: x)  # the context of one device
 
@@ -28,7 +28,7 @@ def test_against_pytorch(config, toy, target):
     """With an augmentation of its own for each network."""
     use(config, "kdcl", "tiny_a", "", "tiny_b", temperature=3.0, lam=0.5, target=target)
     config.crop_padding, config.flip = 2, True
-    both = Comparison(config, toy)
+    both = compared(config, toy)
     for _, views, y in both:
         assert not torch.equal(views[0], views[1])
         torch_methods.kdcl(both.nets, both.optimizers, views, y, 3.0, 0.5, TARGETS[target])

@@ -9,9 +9,10 @@ import torch
 
 from orc_jax.methods.okddip import ATTENTION, mixtures
 from orc_jax.run import abstract_state
-from tests.helpers import build_run, stepper_of
+from orc_jax.testing import build_run
+from tests.helpers import stepper_of
 from tests.methods import torch_methods
-from tests.methods.comparison import Comparison, use
+from tests.methods.comparison import compared, use
 
 POOLS = {
     # Peers of two architectures, each with its projections; peers of one, who share theirs, and a leader of another.
@@ -24,7 +25,7 @@ POOLS = {
 def test_against_pytorch(config, toy, pool):
     members, options = POOLS[pool]
     use(config, "okddip", *members, temperature=2.0, weight=0.5, rampup_fraction=0.5, **options)
-    both = Comparison(config, toy)
+    both = compared(config, toy)
     head = both.start.stacks[ATTENTION].params
     assert set(head) == {f"{name}.{kind}" for name in set(members[:2]) for kind in ("query", "key")}
     assert {x.shape for x in head.values()} == {(1, 8, 8 // options["projection_divisor"])}

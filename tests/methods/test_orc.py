@@ -8,9 +8,10 @@ import pytest
 from orc_jax.config import options_of
 from orc_jax.errors import UserError
 from orc_jax.methods.orc import mix_ratio, orc, teacher_group, teaching_loss
-from tests.helpers import assert_close, assert_identical, batches, stepper_of
+from orc_jax.testing import assert_close, assert_identical, batches
+from tests.helpers import stepper_of
 from tests.methods import torch_methods
-from tests.methods.comparison import Comparison, method_key
+from tests.methods.comparison import compared, method_key
 
 T, F = True, False
 
@@ -41,7 +42,7 @@ VARIANTS = {
 def test_against_pytorch(config, toy, variant):
     options, theirs = VARIANTS[variant]
     config.orc.update(options)
-    both = Comparison(config, toy)
+    both = compared(config, toy)
     rate = options.get("pivot_lr_multiplier", 0.1) * config.learning_rate
     pivot_optimizer = both.optimizer(both.nets[0].parameters(), rate)
     alpha = options.get("mixup_alpha", 1.0)

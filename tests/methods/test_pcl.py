@@ -10,9 +10,10 @@ from orc_jax.config import default, resolve
 from orc_jax.errors import UserError
 from orc_jax.evaluate import evaluator
 from orc_jax.methods.pcl import ENSEMBLE, MEAN_TEACHERS, tie
-from tests.helpers import assert_identical, stepper_of
+from orc_jax.testing import assert_identical, assert_same_network
+from tests.helpers import stepper_of
 from tests.methods import torch_methods
-from tests.methods.comparison import Comparison, assert_same_network, use
+from tests.methods.comparison import compared, use
 
 OPTIONS = {"temperature": 2.0, "rampup_fraction": 0.5, "ema_decay": 0.4}  # a decay that the third step reaches
 
@@ -34,7 +35,7 @@ def torch_classifier(head):
 def test_against_pytorch(config, toy):
     """Against one network with a single trunk: equal copies that share their gradients are the same thing."""
     peers(config)
-    both = Comparison(config, toy)
+    both = compared(config, toy)
     classifier = torch_classifier(both.start.stacks[ENSEMBLE].params)
     loop = torch_methods.PCL(both.nets, classifier, both.optimizer)
     for step, views, y in both:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from orc_jax.errors import UserError
+from orc_jax.testing import assert_identical
 from orc_jax.workdir import logs, metrics, record
-from tests.helpers import assert_identical, evaluate, final_state, train
+from tests.helpers import evaluate, final_state, train
 from tests.methods.test_every_method import for_method
 
 pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")

@@ -10,9 +10,10 @@ import pytest
 
 from orc_jax.errors import UserError
 from orc_jax.methods.switokd import switches, switokd
-from tests.helpers import assert_identical, batches, stepper_of
+from orc_jax.testing import assert_identical, batches
+from tests.helpers import stepper_of
 from tests.methods import torch_methods
-from tests.methods.comparison import Comparison, use
+from tests.methods.comparison import compared, use
 
 ALONE = SimpleNamespace(mean=lambda x: x)  # the context of one device
 
@@ -51,7 +52,7 @@ def scaled(factors):
 def test_against_pytorch(config, toy, topology):
     members, factors, options = SWITCHES[topology]
     use(config, "switokd", *members, **options)
-    both = Comparison(config, toy, scaled(factors))
+    both = compared(config, toy, scaled(factors))
     modes, others, totals = [], [], np.zeros(both.size)
     for _, views, y in both:
         expert, other = torch_methods.switokd(both.nets, both.optimizers, views, y, **options)

@@ -1,12 +1,12 @@
 """TAKD: each from the one before."""
 
 from tests.methods import torch_methods
-from tests.methods.comparison import Comparison, use
+from tests.methods.comparison import compared, use
 
 
 def test_against_pytorch(config, toy):
     use(config, "takd", "tiny_a", "tiny_a", "tiny_b", temperature=2.0, lam=0.6)
-    both = Comparison(config, toy)
+    both = compared(config, toy)
     for _, views, y in both:
         torch_methods.dgkd(both.nets, both.optimizers, views, y, 2.0, 0.6, [False, True])
     both.check()

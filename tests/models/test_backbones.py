@@ -21,8 +21,8 @@ from orc_jax.models import LARGE, MODELS, PLANES, RESNETS, RESNETS_X4, WRNS, mob
 from orc_jax.models.network import make_network
 from orc_jax.pool import Pool, StackState, make_spec
 from orc_jax.step import init_state, make_train_step
+from orc_jax.testing import build_run
 from orc_jax.verbs import predict
-from tests.helpers import build_run
 from tests.models.test_parameter_counts import COUNTS
 
 torch = pytest.importorskip("torch")

@@ -9,8 +9,8 @@ from flax import nnx
 from orc_jax.errors import UserError
 from orc_jax.models import MODELS
 from orc_jax.models.network import Network, make_network, weight_shapes
+from orc_jax.testing import assert_close, assert_identical
 from tests.conftest import TINY
-from tests.helpers import assert_close, assert_identical
 
 SMALL = (8, 8, 1)
 

@@ -15,8 +15,9 @@ from orc_jax.data.types import Images
 from orc_jax.errors import UserError
 from orc_jax.report import collect, measures
 from orc_jax.run import abstract_state
+from orc_jax.testing import assert_close
 from orc_jax.workdir import checkpoint, metrics, record
-from tests.helpers import assert_close, stepper_of
+from tests.helpers import stepper_of
 
 pytestmark = pytest.mark.usefixtures("toy_set")
 

@@ -10,8 +10,9 @@ import pytest
 from orc_jax.errors import UserError
 from orc_jax.run import abstract_state
 from orc_jax.step import init_state
+from orc_jax.testing import assert_identical, build_run
 from orc_jax.workdir import checkpoint, metrics
-from tests.helpers import assert_identical, build_run, files, final_state, printed, train
+from tests.helpers import files, final_state, printed, train
 
 pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
 

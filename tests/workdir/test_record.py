@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from orc_jax.config import default, flat, reopen
 from orc_jax.errors import UserError
 from orc_jax.models import MODELS
+from orc_jax.testing import assert_identical, build_run
 from orc_jax.workdir import metrics, record
-from tests.helpers import RELAXED, assert_identical, build_run, evaluate, final_state, printed, train
+from tests.helpers import RELAXED, evaluate, final_state, printed, train
 
 pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
 
