@@ -1,4 +1,4 @@
-"""What a person brings along: the examples of docs/extending.md as they stand, and what is wrong with others."""
+"""What a person brings along: the examples of the docs as they stand, and what is wrong with others."""
 
 import re
 import sys
@@ -17,6 +17,7 @@ from tests.helpers import train
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
+WAY = (ROOT / "docs" / "ways" / "extend.md").read_text()  # has the modules of a network and a method
 WRONG = """
 from flax import nnx
 
@@ -42,8 +43,8 @@ FLAG = re.compile(r"--config\.([\w.]+)=(\S+)")
 
 @pytest.fixture
 def page_modules(tmp_path, monkeypatch):
-    """The modules of the page, in the working directory."""
-    sources = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, re.DOTALL))
+    """The modules of the pages, in the working directory."""
+    sources = dict(re.findall(r"```python\n# (my_\w+)\.py\n(.*?)```", PAGE + WAY, re.DOTALL))
     with own_modules.lying_in(tmp_path, monkeypatch, keep=["my_data"], **sources, wrong=WRONG):
         yield tmp_path  # TFDS registers a builder once and for all
 
@@ -61,14 +62,12 @@ def set_flags(config, flags):
         target[field] = type(target[field])(value)
 
 
-def test_own_network_and_method(config, console, tmp_path, toy_set, page_modules):
+def test_own_network_and_method(config, page_modules):
+    """Which are trained by tests/test_ways.py."""
     set_flags(config, flags_of("Own network") | flags_of("Own method"))
     assert config.method_options == "temperature=2.0,weight=0.5"
-    config.num_networks, config.assistants, config.num_epochs = 3, "copies", 4
-    train(config, tmp_path / "run", console)
-    last = metrics.read(tmp_path / "run")[-1]
-    assert last["train/loss/2_my_network:Small"] < np.log(3)
-    train(config, tmp_path / "run", console)  # it can be gone on with
+    config.num_networks, config.assistants = 3, "copies"
+    assert configs.resolve(config).method.roles == ("peer", "peer", "target student")
 
 
 def test_own_folder_and_builder(config, console, tmp_path, page_modules):
