@@ -50,6 +50,9 @@ def test_constants():
     np.testing.assert_allclose(dataset.std, (1e-6, 0.4))
     assert dataset.name == "x" and dataset.image_shape == (2, 2, 2) and dataset.class_names == ("a", "b", "c", "d")
     assert dataset.train.labels.dtype == np.int32 and not dataset.is_streamed
+    config = config_for(mean=(0.5, 0.4), std=(0.1, 0.2), batch_size=2)
+    dataset = sets.from_arrays("x", (images, np.arange(4)), (images[:1], [0]), "abcd", config)
+    assert (dataset.mean, dataset.std) == ((0.5, 0.4), (0.1, 0.2))
 
 
 def test_a_balanced_subset():
