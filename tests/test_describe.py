@@ -14,7 +14,7 @@ from orc_jax.errors import UserError
 from orc_jax.methods import METHODS
 from orc_jax.run import abstract_state
 from orc_jax.step import make_train_step
-from tests.helpers import build_run
+from orc_jax.testing import build_run
 
 
 def described(config, tmp_path, console):

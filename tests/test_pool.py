@@ -13,7 +13,7 @@ from orc_jax.testing import assert_identical, build_run
 from tests.conftest import TINY
 from tests.helpers import stepper_of
 
-NETWORK = Network(init=None, train=None, predict=None, module=None)  # these tests apply none
+NETWORK = Network(init=None, train=None, predict=None)  # these tests apply none
 
 
 def numbered(*architectures):

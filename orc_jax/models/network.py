@@ -19,13 +19,13 @@ class Network(NamedTuple):
     init: key -> (params, batch_stats)
     train: params, batch_stats, images -> (logits, features), batch_stats; batch normalisation by the batch
     predict: params, batch_stats, images -> (logits, features); batch normalisation by the running statistics
-    module: params, batch_stats -> the Flax module that `predict` calls
+    module: params, batch_stats -> the Flax module that `predict` calls; None where it calls none
     """
 
     init: Callable
     train: Callable
     predict: Callable
-    module: Callable[[Params, Params], nnx.Module]
+    module: Any = None
 
 
 @functools.lru_cache(maxsize=64)

@@ -66,7 +66,7 @@ def test_files_of_a_set_in_memory(small, toy, toy_set, console, tmp_path, monkey
 def test_an_ensemble_of_the_methods_own(small, toy, toy_set, console, tmp_path):
     """Not the mean of the members' probabilities."""
     small.method, small.teacher = "pcl", "tiny_b"
-    train.train(resolve(small), tmp_path, console)
+    training.train(resolve(small), tmp_path, console)
     probabilities = np.asarray(load_ensemble(tmp_path, "latest")(toy.test.images))
     last = metrics.read(tmp_path)[-1]
     loss = -np.log(probabilities[np.arange(30), toy.test.labels]).mean()

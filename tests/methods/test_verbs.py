@@ -36,7 +36,7 @@ def network(act):
         logits, features = outputs(params, images)
         return logits + batch_stats["mean"].sum(), features
 
-    return Network(init=None, train=train, predict=predict, module=None)
+    return Network(init=None, train=train, predict=predict)
 
 
 NETWORKS = {"a": network(jnp.tanh), "b": network(jnp.sin)}
