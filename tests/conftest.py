@@ -94,8 +94,8 @@ def toy_set(monkeypatch, toy):
     """`config.dataset = "toy"` is the toy set; the real loader serves all others."""
     load = sets.load
 
-    def loaded(config, *rest):
-        return toy if config.dataset == "toy" else load(config, *rest)
+    def loaded(config, *rest, **options):
+        return toy if config.dataset == "toy" else load(config, *rest, **options)
 
     monkeypatch.setattr(sets, "load", loaded)
 

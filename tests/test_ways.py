@@ -39,7 +39,7 @@ SMALLER = {
         "--image_size 224": "--image_size 32",
         "configs/folder.py ": "configs/folder.py:32 --config.stream.num_workers=0 ",
         "--config.num_epochs=30": SHORT,
-        "--config.dataset=folder": "--config.dataset=folder --config.stream.num_workers=0 --config.batch_size=8",
+        "--config.dataset=folder": "--config.dataset=folder --config.stream.num_workers=0",
     },
     "reproduce": {
         "configs/cifar100.py": "configs/digits.py --config.num_networks=3",

@@ -65,11 +65,13 @@ def _check_labels(name: str, split: Images, class_names: Sequence[str]) -> None:
         raise UserError(f"{name} has labels {low} to {high}, but only {len(class_names)} classes")
 
 
-def load(config: ConfigDict, warn: Callable[[str], None], plugins: Plugins | None = None) -> Dataset:
+def load(
+    config: ConfigDict, warn: Callable[[str], None], plugins: Plugins | None = None, *, trains: bool = True
+) -> Dataset:
     """The set that `config.dataset` names, prepared first if need be.
 
     `warn` is told what `config.stream.skip_corrupt` leaves out of a folder. `plugins` has the builder of TFDS that
-    `config.dataset` names, if it is one of a person's own.
+    `config.dataset` names, if it is one of a person's own. What is not trained on need not fill a batch.
 
     Raises:
         UserError: if there is no such set, it is not one of images with one label each, it is neither prepared nor can
@@ -86,7 +88,7 @@ def load(config: ConfigDict, warn: Callable[[str], None], plugins: Plugins | Non
             raise UserError(f"config.{field}={config[field]!r} of {config.dataset} has no example")
         if isinstance(split, Images):
             _check_labels(config.dataset, split, class_names)
-    return _fitted(config, config.dataset, class_names, train, test)
+    return _fitted(config, config.dataset, class_names, train, test, trains)
 
 
 def _fitted(
@@ -95,11 +97,12 @@ def _fitted(
     class_names: Sequence[str],
     train: Images | Records,
     test: Images | Records,
+    trains: bool = True,
 ) -> Dataset:
     """The set as the config wants it: so many examples of each class, and its constants."""
     if config.examples_per_class:
         train = _balanced(config, train, class_names)
-    if config.batch_size > size(train):
+    if trains and config.batch_size > size(train):
         raise UserError(
             f"config.batch_size={config.batch_size}: must be at most the {size(train)} training examples of "
             f"{name} ({config.train_split})"
