@@ -70,6 +70,14 @@ def reported(workdir: Path | None = None, *, several: bool = False) -> Iterator[
         fail(*told, at_once=several)
 
 
+def keep_programs(folder: str) -> None:
+    """Keeps compiled programs on disk, in `folder`, or where JAX_COMPILATION_CACHE_DIR says, if it is set."""
+    import jax
+
+    if folder and not jax.config.values["jax_compilation_cache_dir"]:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser().absolute()))
+
+
 def of_device(error: Exception) -> tuple[str, int] | None:
     """Message and exit status for an error of JAX while it ran a program; None if it needs a traceback."""
     import jax

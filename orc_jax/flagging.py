@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import orc_jax
-from orc_jax import config_files
+from orc_jax import cache, config_files
 from orc_jax.errors import UserError, unknown
 
 # What others call a flag or a field, by its name here.
@@ -48,6 +48,12 @@ class Given(NamedTuple):
     base: str  # what the config was before the overrides
     trusted: Collection[str] | None  # what of a person's own it may import; None is all that it names
     adapted: list[str]  # what was changed of it so that it fits the overrides
+
+
+def define_cache(own: flags.FlagValues) -> None:
+    """The flag that says where compiled programs are kept; see `commands.keep_programs`."""
+    help = "Folder where compiled programs are kept from run to run; empty: they are not."
+    flags.DEFINE_string("compilation_cache", str(cache.folder()), help, flag_values=own)
 
 
 def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Given:

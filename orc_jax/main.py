@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from orc_jax import cache, commands, flagging
+from orc_jax import commands, flagging
 from orc_jax.errors import UserError
 from orc_jax.terminal import doing, make_console, warner
 
@@ -50,12 +50,7 @@ _define(
 )
 _define(flags.DEFINE_integer, "num_processes", None, "How many there are, if --coordinator is not auto.")
 _define(flags.DEFINE_integer, "process_id", None, "Which of them this is, from 0, if --coordinator is not auto.")
-_define(
-    flags.DEFINE_string,
-    "compilation_cache",
-    str(cache.folder()),
-    "Folder where compiled programs are kept from run to run; empty: they are not.",
-)
+flagging.define_cache(FLAGS)
 
 
 def main() -> None:
@@ -74,7 +69,7 @@ def main() -> None:
     config, num_processes, process_id = given.config, FLAGS["num_processes"].value, FLAGS["process_id"].value
     workdir = Path(FLAGS["workdir"].value or f"runs/{config.dataset}_{config.method}")
     coordinator: str = FLAGS["coordinator"].value
-    keep_programs(FLAGS["compilation_cache"].value)
+    commands.keep_programs(FLAGS["compilation_cache"].value)
     with commands.reported(workdir, several=bool(coordinator)):
         if coordinator:
             with doing(console, f"waiting for the processes of the run at {coordinator}"):
@@ -92,14 +87,6 @@ def main() -> None:
                 describe(resolved, workdir, console)
             case _:
                 evaluate_checkpoint(resolved, workdir, FLAGS["checkpoint"].value, console)
-
-
-def keep_programs(folder: str) -> None:
-    """Keeps compiled programs on disk, in `folder`, or where JAX_COMPILATION_CACHE_DIR says, if it is set."""
-    import jax
-
-    if folder and not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser().absolute()))
 
 
 if __name__ == "__main__":

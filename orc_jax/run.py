@@ -66,6 +66,8 @@ class Run(NamedTuple):
             eval_crop=self.config.stream.eval_crop if self.dataset.is_streamed else None,
             versions=record.versions(),
             devices=tuple(device.device_kind for device in self.devices),
+            command=record.command_line(),
+            machine=record.machine(),
         )
 
 

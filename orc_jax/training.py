@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from rich.console import Console
 
-from orc_jax import describe, display, hosts, parallel, pretrained, terminal
+from orc_jax import describe, display, hosts, parallel, pretrained, samples, terminal
 from orc_jax.config import Resolved
 from orc_jax.data import feed, sets
 from orc_jax.data.batches import last_step
@@ -109,9 +109,11 @@ def fit(
         train_step = parallel.DataParallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=True)
         evaluate = evaluator(run)
         log = logs.MetricsLog(workdir, step, config)
+        if step == 0:
+            samples.show(run, log)
         opened = feed.training(run.dataset, config, run.devices, step, run.num_steps, run.method.views)
         with opened as batches, Bar(console, title, run.num_steps, step) as bar:
-            meter = _Meter(run, bar, saves.check)
+            meter = _Meter(run, bar, log, saves.check)
             for epoch in range(1, config.num_epochs + 1):
                 end = last_step(epoch, config.batch_size, num_train)
                 bar.title(f"{title} epoch {epoch}/{config.num_epochs}")
@@ -213,8 +215,8 @@ class _Saves:
 class _Meter:
     """Speed and running means of the steps that are finished, and a bound on those that are not."""
 
-    def __init__(self, run: Run, bar: Bar, check: Callable[[jax.Array], None]):
-        self.run, self.bar, self.check = run, bar, check
+    def __init__(self, run: Run, bar: Bar, log: logs.MetricsLog, check: Callable[[jax.Array], None]):
+        self.run, self.bar, self.log, self.check = run, bar, log, check
         self.unfinished: collections.deque[tuple[int, Any]] = collections.deque()
         self.compiled = False
         self.restart()
@@ -254,6 +256,7 @@ class _Meter:
             speed = self.steps * self.run.config.batch_size / (time.perf_counter() - self.started)
             texts = (f"loss {loss:.3f}", 3), (f"accuracy {accuracy:.1%}", 5), (f"{speed:.0f} images/s", 4)
             self.bar.update(step, [Part(*text) for text in texts])
+            self.log.point(step, {"loss": float(loss), "accuracy": float(accuracy), metrics.SPEED: speed})
 
     def report(self, step: int, epoch: int, state: TrainState) -> tuple[Row, Row]:
         """The epoch's metrics, by the names of the log, and its timing. Waits for the device."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orc_jax import main
+from orc_jax.compare import __main__ as compare
 from orc_jax.config import default, flat, resolve
 
 ROOT = Path(__file__).parent.parent
@@ -16,7 +17,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*
 FIELDS = flat(default().to_dict())
 OWN = {"mean_teacher.temperature"}  # fields that a config file of the pages adds
 # The flags of the other commands are argparse's, which their own tests know.
-COMMAND = re.compile(r"(?:python -m orc_jax\.main|orc-jax) (.*)")
+COMMAND = re.compile(r"(?:python -m orc_jax\.(?:main|compare)|orc-jax(?:-compare)?) (.*)")
 
 
 def documented():
@@ -73,7 +74,7 @@ def test_commands_name_what_exists(page):
             if name.startswith("config."):
                 assert name.removeprefix("config.") in FIELDS.keys() | OWN, argument
             elif argument.startswith("--"):
-                assert name in ("config", "version") or name in main.FLAGS, argument
+                assert name in ("config", "version") or name in compare.FLAGS or name in main.FLAGS, argument
             else:
                 value = argument
             if value.startswith("configs/"):

@@ -24,7 +24,9 @@ def test_what_a_run_leaves_behind(finished):
     assert description["versions"]["jax"] == jax.__version__
     rows = metrics.read(finished)
     assert [(row["step"], row["epoch"]) for row in rows] == [(5, 1), (11, 2)]  # 90 examples in batches of 16
-    assert [row.keys() for row in metrics.read(finished, metrics.TIMING)][1:] == [{"step", "images_per_second"}]
+    assert [row.keys() for row in metrics.read(finished, metrics.TIMING)][1:] == [
+        {"step", "images_per_second", "seconds", "at"}
+    ]
     last = rows[-1]
     promoted = [last[f"train/promoted/{name}"] for name in ("0_tiny_a", "1_tiny_b", "2_tiny_a", "3_tiny_b")]
     assert promoted[0] == 0 and np.isclose(sum(promoted), 1.0)

@@ -29,6 +29,13 @@ def center_of_stream(config: ConfigDict) -> Callable[[bytes], np.ndarray]:
     return functools.partial(decode.resize_and_center_crop, size=config.stream.image_size, crop=config.stream.eval_crop)
 
 
+def in_words(config: ConfigDict, *, streamed: bool) -> str:
+    """What happens to a training image before a network sees it: "cropped and flipped at random"."""
+    changes = ["cropped"] if streamed or config.crop_padding else []
+    changes += ["flipped"] if config.flip else []
+    return f"{' and '.join(changes)} at random" if changes else "not augmented"
+
+
 def none(keys: jax.Array, images: jax.Array) -> jax.Array:
     """Images as they are."""
     del keys

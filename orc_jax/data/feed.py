@@ -8,17 +8,19 @@ With several processes, each takes its share of every global batch.
 
 import collections
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from orc_jax import parallel
 from orc_jax.data import augment, stream
 from orc_jax.data.batches import batch_indices, evaluation_batches
-from orc_jax.data.types import Batch, Dataset, Images, size
+from orc_jax.data.types import Batch, Dataset, Images, Records, size
 from orc_jax.parallel import Devices
 
 AHEAD = 2  # batches that are on their way to the devices while a step computes
@@ -44,21 +46,40 @@ def training(
         indices = (_own_share(batch_indices(config.seed, step, *size_of)) for step in range(first_step, num_steps))
         yield _on_their_way(indices, devices)
         return
-    source = stream.TrainExamples(
-        dataset.train,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        num_steps=num_steps,
-        first_step=first_step,
-        augment=augment.of_stream(config),
-        skip_corrupt=config.stream.skip_corrupt,
-        views=views,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+    source = _streamed(dataset.train, config, num_steps, views)
+    source = dataclasses.replace(
+        source, first_step=first_step, process_index=jax.process_index(), process_count=jax.process_count()
     )
     with stream.batches(source, config.batch_size // jax.process_count(), _num_workers(config)) as batches:
         images = (Images(batch["image"], batch["label"]) for batch in batches)
         yield _on_their_way(images, devices)
+
+
+def _streamed(records: Records, config: ConfigDict, num_steps: int, views: int) -> stream.TrainExamples:
+    return stream.TrainExamples(
+        records,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        num_steps=num_steps,
+        first_step=0,
+        augment=augment.of_stream(config),
+        skip_corrupt=config.stream.skip_corrupt,
+        views=views,
+    )
+
+
+def first_examples(dataset: Dataset, config: ConfigDict, count: int, views: int) -> Images:
+    """The first examples of the first step, at most `count`, on the host, read in this process.
+
+    Images are as `training` gives them: of a set in memory not augmented yet, of a streamed one with their `views`.
+    """
+    count = min(count, config.batch_size)
+    if isinstance(dataset.train, Images):
+        rows = batch_indices(config.seed, 0, config.batch_size, dataset.num_train)[:count]
+        return Images(dataset.train.images[rows], dataset.train.labels[rows])
+    source = _streamed(dataset.train, config, 1, views)
+    examples = [source[i] for i in range(count)]
+    return Images(*(np.stack([example[name] for example in examples]) for name in ("image", "label")))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 python -m orc_jax.report --workdir runs/cifar100_orc
 python -m orc_jax.report --workdir runs/cifar100_orc --workdir runs/cifar100_kd --out runs/comparison
+python -m orc_jax.report --workdir runs/compare_cifar100    # the folder of orc_jax.compare
 
 The runs are only read, and may be training.
 """
@@ -14,7 +15,13 @@ from orc_jax.report.write import write_report
 
 def main() -> None:
     parser = commands.parser(__doc__)
-    parser.add_argument("--workdir", type=Path, action="append", required=True, help="a run; may be given repeatedly")
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        action="append",
+        required=True,
+        help="a run, and several if given repeatedly; or a comparison",
+    )
     parser.add_argument("--out", type=Path, help="the folder to write; default: report/ in the first workdir")
     commands.add_run_arguments(parser)
     parser.add_argument("--max_examples", type=int, default=10_000, help="of the evaluation set; default: 10000")

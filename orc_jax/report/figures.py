@@ -136,6 +136,33 @@ def _class_rows(axes, rows: Sequence[str], shown: np.ndarray) -> None:
 
 
 @styled
+def methods(title: str, rows: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+    """Accuracies in percent: a row per method, with those of every run after the last epoch and at its best one.
+
+    The former are dots beside their mean and standard deviation; of the latter the mean is a ring.
+    """
+    figure, axes = _axes(1.3 + 0.28 * len(rows))
+    labels = iter(("one run, last epoch", "mean ± standard deviation", "mean of best epochs"))
+    for y, (last, best) in enumerate(rows.values()):
+        if not len(last):
+            place = {"transform": axes.get_yaxis_transform(), "ha": "center", "va": "center"}
+            axes.text(0.5, y, "no run is finished", fontsize=8, **place)
+            continue
+        spread = np.std(last, ddof=1) if len(last) > 1 else 0.0
+        axes.plot(last, [y] * len(last), ".", color=color(8), label=next(labels, None))
+        axes.errorbar(np.mean(last), y, xerr=spread, fmt="o", color=color(0), capsize=3, label=next(labels, None))
+        ring = {"markerfacecolor": "none", "markersize": 7, "color": color(1)}
+        axes.plot(np.mean(best), y, "o", **ring, label=next(labels, None))
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set(title=title, xlabel="top-1, %")
+    axes.grid(axis="x")
+    if axes.lines:
+        _legend(figure)
+    return figure
+
+
+@styled
 def matrix(title: str, names: Sequence[str], values: np.ndarray) -> Figure:
     """A small matrix of percentages, with its numbers."""
     figure, axes = _axes(1.3 + 0.42 * len(names))
@@ -200,27 +227,29 @@ def embedding(title: str, points: np.ndarray, classes: np.ndarray, names: Sequen
 
 
 @styled
-def pictures(
-    feedback: Feedback, student: int, title: str, class_names: Sequence[str], count: int = 12, columns: int = 4
-) -> Figure:
-    """The first samples that a student hands back, each with its class and what the student takes it for."""
-    rows = feedback.handed_back[student][:count]
-    lines = -(-len(rows) // columns)
+def pictures(title: str, images: Sequence[np.ndarray], captions: Sequence[str], columns: int = 4) -> Figure:
+    """Images `[height, width, channels]`, each below its caption."""
+    lines = -(-len(images) // columns)
     figure = Figure(figsize=(WIDTH, 0.5 + 1.5 * lines), layout="constrained")
     figure.suptitle(title, fontsize=9.5)
-    for axes, i in zip(figure.subplots(lines, columns, squeeze=False).flat, [*rows, *[None] * columns], strict=False):
+    places = figure.subplots(lines, columns, squeeze=False).flat
+    for axes in places:
         axes.axis("off")
-        if i is None:
-            continue
-        image = feedback.images[i]
+    for axes, image, caption in zip(figure.axes, images, captions, strict=False):
         axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
-        predicted = feedback.predicted[student, i]
-        guess = "nothing" if predicted < 0 else class_names[int(predicted)]
-        right = predicted == feedback.labels[i]
-        axes.set_title(
-            f"{short(class_names[int(feedback.labels[i])])}\n{'✓' if right else '→'} {short(guess)}", fontsize=8.5
-        )
+        axes.set_title(caption, fontsize=8.5)
     return figure
+
+
+def handed_back(feedback: Feedback, student: int, title: str, class_names: Sequence[str], count: int = 12) -> Figure:
+    """The first samples that a student hands back, each with its class and what the student takes it for."""
+    rows = feedback.handed_back[student][:count]
+    captions = []
+    for i in rows:
+        predicted, label = int(feedback.predicted[student, i]), int(feedback.labels[i])
+        guess = "nothing" if predicted < 0 else class_names[predicted]
+        captions.append(f"{short(class_names[label])}\n{'✓' if predicted == label else '→'} {short(guess)}")
+    return pictures(title, [feedback.images[i] for i in rows], captions)
 
 
 def short(name: str, longest: int = 13) -> str:

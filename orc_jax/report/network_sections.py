@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from orc_jax import samples
+from orc_jax.data.augment import in_words
 from orc_jax.errors import UserError
 from orc_jax.report import collect, figures, measures
 from orc_jax.report.collect import Logged, Networks, Predicted
@@ -13,6 +15,7 @@ from orc_jax.workdir import checkpoint
 
 HARD = 0.2  # the share of the evaluation samples that are the hard ones
 CLASSES = 20  # that a figure shows by name
+PICTURES = 12
 TSNE_CLASSES, TSNE_SAMPLES = 10, 500
 
 
@@ -182,16 +185,37 @@ def feedback(logged: Logged, networks: Networks) -> Section:
     for s, member in enumerate(handed.students):
         rows.append((names[member], f"{handed.losses[s]:.4f}", int(handed.shares[s])))
         if handed.shares[s]:
-            figure = figures.pictures(handed, s, f"{names[member]}: {handed.shares[s]} handed back", class_names)
+            figure = figures.handed_back(handed, s, f"{names[member]}: {handed.shares[s]} handed back", class_names)
             drawn.append(Drawn(f"feedback-{member}", figure, f"The hardest samples of {names[member]}"))
     text = (
-        f"The batch of the iteration after step {networks.step}, cropped and flipped as the students see it. Each "
+        f"The batch of the iteration after step {networks.step} as the students see it, {_augmented(networks)}. Each "
         "hands back its hardest samples, and the weaker hand back more: their shares are a softmax over their losses. "
         "Shown are at most 12 of each student, hardest first: above, the true class; below, what the student takes it "
         "for (✓ if right)."
     )
     html = table(["student", "loss on the batch", "samples handed back"], rows, texts=1)
     return Section(title, text, html, tuple(drawn))
+
+
+def training_images(logged: Logged, networks: Networks) -> Section:
+    """The first images of the first step, as the networks see them."""
+    title = "Training images"
+    try:
+        shown = samples.first(networks.run, PICTURES)
+    except UserError as error:
+        return Section(title, f"The training images are not to be had: {error}")
+    captions = [figures.short(logged.record.class_names[int(label)]) for label in shown.labels]
+    figure = figures.pictures(title, list(shown.images), captions)
+    text = (
+        f"The first {len(captions)} images of the first step as the networks see them, {_augmented(networks)}, before "
+        "they are normalised."
+    )
+    drawn = Drawn("training-images", figure, f"Images of {', '.join(dict.fromkeys(captions))}")
+    return Section(title, text, drawn=(drawn,))
+
+
+def _augmented(networks: Networks) -> str:
+    return in_words(networks.run.config, streamed=networks.run.dataset.is_streamed)
 
 
 def of_networks(
@@ -202,7 +226,7 @@ def of_networks(
     Raises:
         UserError: if there are checkpoints, but not this one, or it cannot be read.
     """
-    title = "Accuracy by class to feedback samples"
+    title = "Accuracy by class to training images"
     if not checkpoint.has_checkpoint(logged.workdir):
         return [Section(title, "There is no checkpoint yet.")], "no checkpoint yet"
     try:
@@ -220,6 +244,7 @@ def of_networks(
         calibration(logged, predicted),
         features(logged, predicted),
         feedback(logged, networks),
+        training_images(logged, networks),
     ]
     line = f"checkpoint of step {networks.step} ({which}), {counted(len(predicted.labels), 'evaluation sample')}"
     return made, line

@@ -41,6 +41,7 @@ class Part(NamedTuple):
     summary: str  # one line; plain
     tiles: tuple[tuple[str, str], ...]  # (what, figure)
     sections: tuple[Section, ...]
+    opening: str = ""  # HTML: what came of it in words, and facts
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], bold: int | None = None, texts: int = 2) -> str:
@@ -62,6 +63,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], bold: int | 
 
 def _number(column: int, texts: int) -> str:
     return "" if column < texts else ' class="number"'
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> str:
+    """What there is to know in a line each: (what, value)."""
+    return f'<dl class="facts">{"".join(f"<dt>{escape(a)}</dt><dd>{whole(b)}</dd>" for a, b in pairs)}</dl>'
+
+
+def whole(text: str) -> str:
+    """A text that is not broken within a word, such as before the name of a flag, unless the word is too long."""
+    return " ".join(f"<span>{escape(word)}</span>" for word in text.split())
 
 
 def details(title: str, html: str) -> str:
@@ -113,7 +124,7 @@ def _part(part: Part, level: int) -> str:
         sections.append(f'<section><h{level + 1}>Left out</h{level + 1}><ul class="muted">{items}</ul></section>')
     return (
         f'<article id="{part.name}"><h{level}>{escape(part.title)}</h{level}>\n'
-        f'<p class="muted">{escape(part.summary)}</p>\n'
+        f'<p class="muted">{escape(part.summary)}</p>\n{part.opening}\n'
         + (f'<div class="tiles">{tiles}</div>\n' if tiles else "")
         + "\n".join(sections)
         + "</article>"

@@ -10,6 +10,7 @@ from orc_jax import config as configs
 from orc_jax.report import figures
 from orc_jax.report.collect import Logged
 from orc_jax.report.page import Drawn, Section, details, table
+from orc_jax.report.story import devices
 from orc_jax.workdir import metrics
 from orc_jax.workdir.metrics import ENSEMBLE, EVALUATED, JOINT, RATE, SPEED
 
@@ -120,37 +121,46 @@ def speed(logged: Logged) -> Section:
     figure = figures.curves("Speed of training", "images per second", {"images per second": (x, y)}, from_zero=True)
     text = (
         f"Training images per second, without compilation and evaluation, from {metrics.TIMING}: {np.median(y):,.0f} "
-        f"in the median epoch, on {_devices(logged)}. The epochs shown took {time} of training, the stages "
+        f"in the median epoch, on {devices(logged.record)}. The epochs shown took {time} of training, the stages "
         "before them not counted."
     )
     return Section("Speed", text, drawn=(Drawn("speed", figure, f"{np.median(y):,.0f} images per second"),))
 
 
-def _devices(logged: Logged) -> str:
-    kinds = logged.record.devices
-    return ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds)) or "devices unknown"
+def _differing(fields: dict[str, object]) -> list[tuple[str, str, str]]:
+    """The fields that differ from the default: name, value and default."""
+    defaults = configs.flat(json.loads(configs.default().to_json()))
+    return [
+        (name, _shown(value), _shown(defaults[name]) if name in defaults else NONE)
+        for name, value in fields.items()
+        if name not in defaults or value != defaults[name]
+    ]
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def fields(config: dict[str, object]) -> str:
+    """The tables of a config, as HTML: fields that differ from the default, and all that open on a click."""
+    every = configs.flat(config)
+    differing = _differing(every)
+    html = table(["field", "value", "default"], differing, texts=3) if differing else ""
+    everything = table(["field", "value"], [(name, _shown(value)) for name, value in every.items()])
+    return html + details(f"All {len(every)} fields", everything)
 
 
 def configuration(logged: Logged) -> Section:
     """The fields of the config, versions and devices."""
-    defaults = configs.flat(json.loads(configs.default().to_json()))
-    fields = configs.flat(logged.record.config)
-    shown = lambda value: json.dumps(value, ensure_ascii=False)  # noqa: E731
-    differing = [
-        (name, shown(value), shown(defaults[name]) if name in defaults else NONE)
-        for name, value in fields.items()
-        if name not in defaults or value != defaults[name]
-    ]
-    everything = table(["field", "value"], [(name, shown(value)) for name, value in fields.items()])
-    versions = table(["package", "version"], list(logged.record.versions.items()))
-    html = table(["field", "value", "default"], differing, texts=3) if differing else ""
-    html += details(f"All {len(fields)} fields", everything) + details("Versions", versions)
+    record = logged.record
+    count = len(_differing(configs.flat(record.config)))
+    versions = table(["package", "version"], list(record.versions.items()))
     text = (
-        f"The {counted(len(differing), 'field')} of the config that differ from the default, and all of them, as "
-        f"resolved when the run was started. {counted(logged.record.num_train, 'training image')} of "
-        f"{'x'.join(map(str, logged.record.image_shape))}, on {_devices(logged)}."
+        f"The {counted(count, 'field')} of the config that differ from the default, and all of them, as "
+        f"resolved when the run was started. {counted(record.num_train, 'training image')} of "
+        f"{'x'.join(map(str, record.image_shape))}, on {devices(record)}."
     )
-    return Section("Config", text, html)
+    return Section("Config", text, fields(record.config) + details("Versions", versions))
 
 
 def comparison(runs: Sequence[Logged]) -> list[Section]:

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orc_jax.errors import require
-from orc_jax.report import collect, figures, network_sections, sections
+from orc_jax.errors import UserError, require
+from orc_jax.report import collect, comparison_page, figures, network_sections, sections, story
 from orc_jax.report.collect import Logged
 from orc_jax.report.page import Part, page
-from orc_jax.workdir import metrics
+from orc_jax.workdir import comparison, metrics, record
 from orc_jax.workdir.files import replace_text, writing
 
 PAGE = "report.html"
@@ -25,7 +25,7 @@ def write_report(
     """Writes the page on the runs in `workdirs`, and its figures as PNG; returns the page's path.
 
     Args:
-        workdirs: of the runs; the comparison comes first if there are several.
+        workdirs: of the runs; the comparison comes first if there are several. Or one folder of `orc_jax.compare`.
         out: the folder to write; None is `report/` in the first workdir.
         which: the checkpoint of each run: "latest", "best", or a step.
         max_examples: of the evaluation set that the networks see, at most.
@@ -36,24 +36,56 @@ def write_report(
         UserError: for bad input.
     """
     require("--max_examples", max_examples, max_examples >= 1, "at least 1")
+    out = out or workdirs[0] / "report"
+    compared = [folder for folder in workdirs if _is_comparison(folder)]  # of `orc_jax.compare`
+    if compared:
+        return _write(out, [_comparison(compared[0], workdirs)])
     labels = collect.labels_of(workdirs)
     runs = [collect.read(*pair, own, data_dir) for pair in zip(workdirs, labels, strict=True)]
-    out = out or workdirs[0] / "report"
     with writing(f"--out={out}"):
-        out.mkdir(parents=True, exist_ok=True)
-    parts = [_run(run, f"run{i}", which, max_examples, warn) for i, run in enumerate(runs, start=1)]
+        out.mkdir(parents=True, exist_ok=True)  # before what takes its time
+    openings = [story.opening(run, workdirs) for run in runs]
+    parts = [
+        _run(run, f"run{i}", which, max_examples, warn)._replace(opening=opening)
+        for i, (run, opening) in enumerate(zip(runs, openings, strict=True), start=1)
+    ]
     if len(runs) > 1:
         summary = f"{len(runs)} runs; a section on each follows."
         parts.insert(0, Part("runs", "Comparison", summary, (), tuple(sections.comparison(runs))))
-    title = parts[0].title if len(runs) == 1 else "Runs: " + ", ".join(run.label for run in runs)
-    text = page(title, parts, "Written by python -m orc_jax.report.")
+    return _write(out, parts, "Runs: " + ", ".join(labels) if len(runs) > 1 else "")
+
+
+def _write(out: Path, parts: Sequence[Part], title: str = "") -> Path:
+    """Writes the page, which is called like its only part unless it has a title, and its figures."""
+    text = page(title or parts[0].title, parts, "Written by python -m orc_jax.report.")
     with writing(f"--out={out}"):
+        out.mkdir(parents=True, exist_ok=True)
         for part in parts:
             for drawn in (one for section in part.sections for one in section.drawn):
                 name = drawn.name if len(parts) == 1 else f"{part.name}-{drawn.name}"
                 (out / f"{name}.png").write_bytes(figures.as_png(drawn.figure))
         replace_text(out / PAGE, text)
     return out / PAGE
+
+
+def _is_comparison(folder: Path) -> bool:
+    if (folder / record.FILE).exists():
+        return False
+    known, table = (folder / comparison.FILE).exists(), (folder / "compare.csv").exists()
+    if table and not known:
+        raise UserError(
+            f"--workdir={folder} holds a comparison of an earlier version, without {comparison.FILE}: its command, "
+            "given again, writes that and trains nothing twice"
+        )
+    return known
+
+
+def _comparison(folder: Path, workdirs: Sequence[Path]) -> Part:
+    if len(workdirs) > 1:
+        raise UserError(f"--workdir={folder} holds a comparison, which has a page of its own: give it alone")
+    there = comparison.read(folder)
+    assert there is not None
+    return comparison_page.part(folder, there)
 
 
 def _run(run: Logged, name: str, which: str, max_examples: int, warn: Callable[[str], None]) -> Part:

@@ -3,14 +3,18 @@
 import hashlib
 import importlib
 import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from orc_jax import hosts
-from orc_jax.config import tracker_names
+from orc_jax.config import flat, tracker_names
 from orc_jax.workdir import metrics
 from orc_jax.workdir.files import replace_text
 
@@ -20,7 +24,7 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, step: int, config: ConfigDict):
         """Opens the log of `workdir` at `step`: rows of later steps, from before an interruption, are dropped."""
-        self.workdir, self.trackers = workdir, []
+        self.workdir, self.trackers, self.since = workdir, [], time.perf_counter()
         if not hosts.is_main():
             return
         for name in (metrics.METRICS, metrics.TIMING):
@@ -29,15 +33,34 @@ class MetricsLog:
         self.trackers = [TRACKERS[name](workdir, step, config) for name in tracker_names(config.log_to)]
 
     def write(self, row: metrics.Row, timing: metrics.Row) -> None:
-        """Appends a row, and what belongs to it but differs from run to run. The row has a "step"."""
+        """Appends a row, and what belongs to it but differs from run to run. The row has a "step".
+
+        To the latter it adds how long it has been since the row before, and what time it is.
+        """
         if not hosts.is_main():
             return
-        for name, values in ((metrics.METRICS, row), (metrics.TIMING, {"step": row["step"]} | timing)):
+        since, self.since = self.since, time.perf_counter()
+        timing = timing | {metrics.SECONDS: round(self.since - since, 3)}
+        clock = {metrics.AT: datetime.now(UTC).isoformat(timespec="seconds")}
+        for name, values in ((metrics.METRICS, row), (metrics.TIMING, {"step": row["step"]} | timing | clock)):
             with (self.workdir / name).open("a") as file:
                 file.write(json.dumps(values) + "\n")
         scalars = {name: value for name, value in (row | timing).items() if name != "step"}
         for tracker in self.trackers:
             tracker.write(scalars, row["step"])
+
+    def point(self, step: int, values: Mapping[str, float]) -> None:
+        """Tells the trackers how an epoch goes, at a step within it; the files have whole epochs alone.
+
+        `values` are those of the target student by the metric ("loss", "accuracy"), and `metrics.SPEED`.
+        """
+        for tracker in self.trackers:
+            tracker.write({metrics.running(name): value for name, value in values.items()}, step)
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """Shows an image, uint8 `[height, width, 1 or 3]`, in the trackers."""
+        for tracker in self.trackers:
+            tracker.picture(name, image, step)
 
     def close(self) -> None:
         """Ends the trackers."""
@@ -46,17 +69,22 @@ class MetricsLog:
 
 
 class TensorBoard:
-    """Writes event files to `tensorboard/` in the workdir."""
+    """Writes event files to `tensorboard/` in the workdir, the config as a text among them."""
 
     def __init__(self, workdir: Path, step: int, config: ConfigDict):
-        del config
         self.writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        rows = [f"| {name} | {json.dumps(value)} |" for name, value in flat(json.loads(config.to_json())).items()]
+        self.writer.add_text("config", "\n".join(["| field | value |", "|---|---|", *rows]), step)
 
     def write(self, scalars: dict[str, float], step: int) -> None:
         """Writes the scalars of one report."""
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """Writes an image, uint8 `[height, width, 1 or 3]`."""
+        self.writer.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Ends the event file."""
@@ -70,11 +98,11 @@ class WeightsAndBiases:
     """
 
     def __init__(self, workdir: Path, step: int, config: ConfigDict):
-        wandb: Any = importlib.import_module("wandb")  # no requirement of the package
+        self.wandb: Any = importlib.import_module("wandb")  # no requirement of the package
 
         del step
         place = workdir.absolute()
-        self.run = wandb.init(
+        self.run = self.wandb.init(
             project="orc_jax",
             name=place.name,
             id=hashlib.sha1(str(place).encode()).hexdigest()[:16],
@@ -86,6 +114,10 @@ class WeightsAndBiases:
     def write(self, scalars: dict[str, float], step: int) -> None:
         """Sends the scalars of one report."""
         self.run.log(scalars, step=step)
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """Sends an image, uint8 `[height, width, 1 or 3]`."""
+        self.run.log({name: self.wandb.Image(image)}, step=step)
 
     def close(self) -> None:
         """Ends the run."""

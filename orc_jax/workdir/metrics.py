@@ -11,6 +11,7 @@ from typing import Any
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"  # what is measured by the clock: metrics.jsonl is a function of the config alone
 SPEED = "images_per_second"
+SECONDS, AT = "seconds", "at"  # by the clock since the row before, or since the log was opened; and when, in UTC
 RATE = "learning_rate"
 EVALUATED = ("top1", "top5", "loss")  # the metrics of an evaluation
 ENSEMBLE, MEAN = "ensemble", "mean"  # of all members
@@ -34,6 +35,11 @@ def diverged(name: str) -> str:
     return f"diverged_at/{name}"
 
 
+def running(metric: str) -> str:
+    """What trackers call a metric of the target student within an epoch: its mean over the epoch so far."""
+    return f"running/{metric}"
+
+
 def of_evaluation(result: Mapping[str, Any]) -> Row:
     """The columns of an evaluation's result (see `orc_jax.evaluate.evaluator`)."""
     named = {row["name"]: row for row in result["members"]} | {name: result[name] for name in JOINT if name in result}
@@ -54,6 +60,12 @@ def course(rows: Iterable[Row], column: str) -> tuple[list[int], list[float]]:
     """The epochs whose rows have a column, and its values."""
     having = [row for row in rows if column in row]
     return [row["epoch"] for row in having], [row[column] for row in having]
+
+
+def took(timing: Iterable[Row]) -> float | None:
+    """Seconds by the clock that the rows of `TIMING` stand for; None if some are of a version that did not measure."""
+    rows = list(timing)
+    return sum(row[SECONDS] for row in rows) if rows and all(SECONDS in row for row in rows) else None
 
 
 def read(workdir: Path, name: str = METRICS) -> list[Row]:

@@ -4,9 +4,14 @@ Records of earlier versions are read as if this one had written them: a field of
 default, one that has gone is left out.
 """
 
+import functools
 import importlib.metadata
 import json
+import os
 import platform
+import re
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +62,9 @@ class Record(NamedTuple):
     versions: dict[str, str]
     devices: tuple[str, ...] = ()
     imported: dict[str, str] | None = None  # the file that weights come from
+    # What it was started by and on. Runs of earlier versions have neither, and no other run is refused for it.
+    command: str = ""
+    machine: dict[str, str] | None = None
 
     @property
     def fields(self) -> ConfigDict:
@@ -74,6 +82,28 @@ def versions() -> dict[str, str]:
     """Those of the packages that a run depends on."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"orc_jax": orc_jax.__version__} | found | {"python": platform.python_version()}
+
+
+def command_line() -> str:
+    """The command that this process was started by, as a person gives it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    started = f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
+    return f"{started} {shlex.join(sys.argv[1:])}".strip()
+
+
+@functools.cache
+def machine() -> dict[str, str]:
+    """What kind of machine this is: nothing that tells it from others of its kind."""
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return {
+        "processor": model[1].strip() if model else platform.processor() or platform.machine(),
+        "cores": str(cores),
+        "memory": f"{memory:.0f} GiB",
+        "system": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def to_json(record: Record) -> dict[str, Any]:

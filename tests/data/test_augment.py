@@ -116,3 +116,14 @@ def test_what_is_streamed_comes_augmented(config, toy, views):
     images = images[:, 0] if views == 1 else images
     seen = step.augment(setup, jnp.uint32(0), jnp.int32(0), Images(jnp.asarray(images), jnp.zeros(16, jnp.int32)))
     np.testing.assert_array_equal(seen, images if views == 1 else images.swapaxes(0, 1))
+
+
+def test_what_a_config_does_to_images_in_words(config):
+    """A streamed set is cropped whatever the padding is."""
+    config.crop_padding, config.flip = 0, False
+    assert augment.in_words(config, streamed=False) == "not augmented"
+    assert augment.in_words(config, streamed=True) == "cropped at random"
+    config.flip = True
+    assert augment.in_words(config, streamed=False) == "flipped at random"
+    config.crop_padding = 4
+    assert augment.in_words(config, streamed=False) == "cropped and flipped at random"

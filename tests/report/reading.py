@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 
 TITLES = [
     *("Results", "Learning curves", "Roles over time", "Accuracy by class", "Pivot teacher on hard samples"),
-    *("Agreement", "Logit correlations", "Calibration", "Features", "Feedback samples", "Speed", "Config"),
+    *("Agreement", "Logit correlations", "Calibration", "Features", "Feedback samples", "Training images"),
+    *("Speed", "Config"),
 ]
 
 

@@ -34,7 +34,7 @@ DRAWN = {
     "reliability": lambda: figures.reliability(
         "Calibration", {"a": calibration(np.array([[0.9, 0.1], [0.3, 0.7]]), np.array([0, 0]))}
     ),
-    "pictures": lambda: figures.pictures(BATCH, 0, "Handed back", CLASSES),
+    "pictures": lambda: figures.handed_back(BATCH, 0, "Handed back", CLASSES),
     "embedding": lambda: figures.embedding("Features", np.eye(3, 2), np.arange(3), CLASSES),
 }
 
@@ -82,7 +82,7 @@ def test_shares_are_stacked():
 
 
 def test_pictures_say_what_they_are_and_what_they_are_taken_for():
-    figure = figures.pictures(BATCH, 0, "Handed back", CLASSES)
+    figure = figures.handed_back(BATCH, 0, "Handed back", CLASSES)
     shown = [axes for axes in figure.axes if axes.images]
     assert len(shown) == 3
     np.testing.assert_array_equal(shown[0].images[0].get_array(), BATCH.images[4])

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from orc_jax import config as configs
+from orc_jax import samples
 from orc_jax.report import collect, measures, network_sections
 from orc_jax.report.write import write_report
 from tests.helpers import train
@@ -62,6 +64,28 @@ def test_the_pivot_teacher_on_hard_samples(finished, toy):
     assert network_sections.pivot(logged, still, predicted, 100).is_left_out
     assert not collect.learns_on(still.run, 0) and collect.learns_on(networks.run, 0) and stage.members == (0,)
     assert not collect.learns_on(networks.run, 1), "it has not been trained before"
+
+
+@pytest.mark.parametrize(
+    ("crop_padding", "flip", "text"),
+    [
+        (0, False, "as the students see it, not augmented."),
+        (2, True, "as the students see it, cropped and flipped at random."),
+    ],
+)
+def test_pictures_are_called_what_they_are(crop_padding, flip, text, finished, config, toy):
+    config.crop_padding, config.flip = crop_padding, flip
+    logged = collect.read(finished, "run")._replace(resolved=configs.resolve(config))
+    networks = collect.restore(logged, toy, "latest")
+    assert text in network_sections.feedback(logged, networks).text
+    section = network_sections.training_images(logged, networks)
+    assert text.replace("the students see it", "the networks see them")[:-1] in section.text
+    shown = [axes for axes in section.drawn[0].figure.axes if axes.images]
+    assert len(shown) == 12
+    expected = samples.first(networks.run, 12)
+    for axes, image, label in zip(shown, expected.images, expected.labels, strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), image[..., 0])
+        assert axes.get_title() == toy.class_names[label]
 
 
 def test_what_of_the_networks_is_missing_is_told(finished, tmp_path):

@@ -1,12 +1,16 @@
 """The log of a run: rows in files and trackers, and what becomes of them when a run goes on."""
 
+import io
 import json
 import struct
 import sys
 import time
 import types
+from datetime import datetime, timedelta
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from orc_jax.config import TRACKERS, tracker_names
@@ -22,7 +26,7 @@ def test_trackers_are_equal(config, console, tmp_path, monkeypatch):
 
     class FakeRun:
         def log(self, scalars, step):
-            calls.append((step, scalars))
+            calls.append(scalars.get("samples", (step, scalars)))
 
         def finish(self):
             calls.append("finished")
@@ -31,17 +35,20 @@ def test_trackers_are_equal(config, console, tmp_path, monkeypatch):
         calls.append(options)
         return FakeRun()
 
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, __spec__=object()))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Image=lambda x: x, __spec__=object()))
     config.method, config.num_networks, config.assistants, config.log_to = "independent", 2, "", "tensorboard, wandb"
     written = []
     monkeypatch.setattr(logs.TensorBoard, "write", lambda self, scalars, step: written.append((step, scalars)))
     config.num_epochs = 1
     train(config, tmp_path / "run", console)
-    opened, row, end = calls
-    assert [row] == written and end == "finished"
+    opened, pictures, *points, row, end = calls
+    assert [*points, row] == written and end == "finished"
+    named = {metrics.running(name) for name in ("loss", "accuracy", metrics.SPEED)}
+    assert [(step, scalars.keys()) for step, scalars in points] == [(step, named) for step in range(1, 6)]
     assert (
         row[0] == 5 and {"epoch", "train/loss/0_tiny_a", "eval/top1/1_tiny_b"} <= set(row[1]) and "step" not in row[1]
     )
+    assert {metrics.SPEED, metrics.SECONDS} <= set(row[1]) and pictures.dtype == np.uint8
     assert opened["config"]["orc"]["beta"] == 0.5 and opened["resume"] == "allow" and opened["name"] == "run"
     calls.clear()
     log = logs.MetricsLog(tmp_path / "run", 5, config)
@@ -62,9 +69,29 @@ def test_rows_after_the_checkpoint_are_dropped(config, tmp_path):
         log.write({"step": step, "epoch": step // 5}, {metrics.SPEED: float(step)})
     logs.MetricsLog(tmp_path, 10, config)
     assert [row["step"] for row in metrics.read(tmp_path)] == [5, 10]
-    timing = [{"step": 5, metrics.SPEED: 5.0}, {"step": 10, metrics.SPEED: 10.0}]
-    assert metrics.read(tmp_path, metrics.TIMING) == timing
+    timing = metrics.read(tmp_path, metrics.TIMING)
+    assert [(row["step"], row[metrics.SPEED]) for row in timing] == [(5, 5.0), (10, 10.0)]
     assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][1]["epoch"] == 2
+
+
+def test_the_clock(config, tmp_path, monkeypatch):
+    """Each row says how long it took since the one before or since the log was opened, also after an interruption."""
+    config.log_to = ""
+    clock = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    log = logs.MetricsLog(tmp_path, 0, config)
+    for step, now in ((5, 103.5), (10, 105.0)):
+        clock[0] = now
+        log.write({"step": step}, {})
+    clock[0] = 1000.0
+    log = logs.MetricsLog(tmp_path, 5, config)
+    clock[0] = 1002.25
+    log.write({"step": 10}, {})
+    rows = metrics.read(tmp_path, metrics.TIMING)
+    assert [row[metrics.SECONDS] for row in rows] == [3.5, 2.25] and metrics.took(rows) == 5.75
+    assert all(datetime.fromisoformat(row[metrics.AT]).utcoffset() == timedelta(0) for row in rows)
+    assert metrics.took([]) is None and metrics.took([*rows, {"step": 15}]) is None
+    assert "seconds" not in (tmp_path / metrics.METRICS).read_text(), "which is a function of the config alone"
 
 
 def events_of(folder):
@@ -93,10 +120,29 @@ def test_tensorboard_hides_the_rows_that_are_dropped(config, tmp_path, monkeypat
     assert [[event.step for event in events if event.HasField("session_log")] for events in files] == [[1], [11]]
     values = [[(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value] for events in files]
     tags = {tag for _, tag, _ in values[0]}
-    assert tags == {"eval/top1/ensemble", metrics.SPEED}
+    assert tags == {"eval/top1/ensemble", metrics.SPEED, metrics.SECONDS, "config/text_summary"}
     for expected, found in zip(((5, 10, 15), (15,)), values, strict=True):
         top1 = [(step, round(value, 4)) for step, tag, value in found if tag == "eval/top1/ensemble"]
         assert top1 == [(step, step / 100) for step in expected]
+
+
+def test_what_else_tensorboard_gets(config, tmp_path):
+    """The config as a table, points within an epoch, a picture; none of it is in the files."""
+    config.log_to = "tensorboard"
+    log = logs.MetricsLog(tmp_path, 0, config)
+    log.picture("samples", np.full((4, 6, 1), 200, np.uint8), 0)
+    log.point(3, {"loss": 0.5, metrics.SPEED: 12.0})
+    log.close()
+    (events,) = events_of(tmp_path / "tensorboard")
+    values = {v.tag: (e.step, v) for e in events for v in e.summary.value}
+    step, text = values["config/text_summary"]
+    assert step == 0 and "| orc.beta | 0.5 |" in text.tensor.string_val[0].decode()
+    step, picture = values["samples"]
+    with Image.open(io.BytesIO(picture.image.encoded_image_string)) as image:
+        assert step == 0 and image.size == (6, 4) and image.getpixel((0, 0)) == (200, 200, 200)
+    points = {tag: (step, v.simple_value) for tag, (step, v) in values.items() if tag.startswith("running/")}
+    assert points == {"running/loss": (3, 0.5), "running/images_per_second": (3, 12.0)}
+    assert not metrics.read(tmp_path) and not metrics.read(tmp_path, metrics.TIMING)
 
 
 def test_every_tracker_that_a_config_may_name_is_there():

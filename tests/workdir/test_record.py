@@ -1,8 +1,11 @@
 """The record of a run: written and read, also one of an earlier version, and how two of them differ."""
 
 import contextlib
+import importlib.util
 import json
 import shutil
+import socket
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -112,6 +115,26 @@ def test_the_crop_of_runs_from_before_it_was_written_down(config, toy):
     assert record.from_json(description | {"members": ["tiny_a", "resnet18"]}).eval_crop == 0.5
     description["config"]["dataset"] = "folder"
     assert record.from_json(description).eval_crop == 0.5
+
+
+def test_what_a_run_was_started_by_and_on(config, toy, tmp_path, monkeypatch):
+    """It is kept, and neither another command nor another machine keeps a run from going on."""
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/orc-jax", "--config.seed=1", "--workdir=a b"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    here = build_run(config, toy).record()
+    assert here.command == "orc-jax --config.seed=1 '--workdir=a b'"
+    spec = importlib.util.find_spec("orc_jax.report.__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    assert record.command_line() == "python -m orc_jax.report --config.seed=1 '--workdir=a b'"
+    assert set(here.machine) == {"processor", "cores", "memory", "system"}
+    assert int(here.machine["cores"]) >= 1 and socket.gethostname() not in str(here.machine).split("'")
+    record.write(tmp_path, here)
+    assert record.require(tmp_path) == here
+    elsewhere = here._replace(command="", machine=None, versions={}, devices=("H100",))
+    record.require_resumable(elsewhere, here, tmp_path)
+    description = json.loads((tmp_path / record.FILE).read_text())
+    del description["command"], description["machine"]
+    assert record.from_json(description) == here._replace(command="", machine=None)
 
 
 def test_differences(config, toy):

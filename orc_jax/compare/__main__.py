@@ -1,0 +1,66 @@
+"""Trains every method with the same budget, and tabulates what becomes of the target student.
+
+python -m orc_jax.compare --config configs/digits.py --methods orc,dgkd,independent --seeds 5
+
+Runs of one seed have in common: the images and their order, the number of epochs, the initial target student, the
+initial member of every position, and the pre-trained teacher. The pool is that of the config, with these exceptions:
+independent trains the target student alone; kd and switokd the teacher and the target student; pcl, whose peers are of
+one architecture, as many copies of the target student. A method of one's own, `my_module:my_method`, has that of the
+config, and config.method_options.
+
+Everything is kept in --out; the same command goes on where it stopped, and repeats nothing. It writes compare.md,
+compare.csv and compare.png, after every run. A run that fails is marked there and the others go on; the exit code is
+then 2. The page on it: python -m orc_jax.report --workdir with the folder of --out.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from orc_jax import commands, flagging
+from orc_jax.errors import UserError
+from orc_jax.terminal import doing, make_console, warner
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_list(
+    "methods",
+    None,
+    "Which methods, in the order of the table; of your own: my_module:my_method. Default: all.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer("seeds", 3, "How many seeds, from config.seed on.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "out", None, "The folder of the runs and the table. Default: runs/compare_<dataset>.", flag_values=FLAGS
+)
+flags.DEFINE_string("workdir", None, "As --out.", flag_values=FLAGS)  # what it was called once
+flagging.define_cache(FLAGS)
+OF_ONE_RUN = ("mode", "checkpoint", "resume", "own", "coordinator", "num_processes", "process_id")  # no use here
+
+
+def main() -> None:
+    """The command."""
+    commands.quiet()
+    console = make_console()
+    with commands.reported(), doing(console, "loading JAX"):
+        for name in OF_ONE_RUN:
+            if any(argument.lstrip("-").partition("=")[0] == name for argument in sys.argv[1:]):
+                raise UserError(f"--{name} is for one run; a comparison trains many, and goes on by itself")
+        given = flagging.parse(sys.argv, FLAGS, __doc__)
+        out, workdir = FLAGS["out"].value, FLAGS["workdir"].value
+        if out and workdir:
+            raise UserError(f"--out={out} and --workdir={workdir}: give --out alone")
+        # Imported late, so that --help and mistakes in the flags are answered at once.
+        from orc_jax.compare.comparison import compare
+        from orc_jax.methods import METHODS
+
+    commands.keep_programs(FLAGS["compilation_cache"].value)  # seeds of one method have one program
+    folder = Path(out or workdir or f"runs/compare_{given.config.dataset}")
+    with commands.reported(folder):
+        for line in (f"config: {given.base}", *given.adapted):
+            warner(console)(line)
+        compare(given.config, FLAGS["methods"].value or list(METHODS), FLAGS["seeds"].value, folder, console)
+
+
+if __name__ == "__main__":
+    main()

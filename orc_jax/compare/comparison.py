@@ -1,0 +1,177 @@
+"""A comparison from its first run to its table: it goes on where it stopped, and without runs that fail."""
+
+import contextlib
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from orc_jax import commands
+from orc_jax.compare.runs import Planned, cost, entry, is_finished, jobs, plan, result_of, seconds_left
+from orc_jax.config import Resolved
+from orc_jax.data import sets
+from orc_jax.data.types import Dataset
+from orc_jax.errors import Interrupted, UserError
+from orc_jax.report import figures
+from orc_jax.report.comparison_page import COLUMNS, failures, figure, method_rows
+from orc_jax.report.sections import counted
+from orc_jax.report.story import hardware, moment
+from orc_jax.terminal import Rows, doing, duration, warner
+from orc_jax.training import train
+from orc_jax.workdir import comparison, record
+from orc_jax.workdir.comparison import Comparison
+from orc_jax.workdir.files import locked, replace_text
+
+
+def compare(config: ConfigDict, methods: Sequence[str], seeds: int, out: Path, console: Console) -> Comparison:
+    """Trains what is not trained yet, and writes the table after every run.
+
+    Args:
+        config: of all runs; its method and pool are replaced where they have to be.
+        methods: in the order of the table.
+        seeds: how many, from `config.seed` on.
+        out: for the runs and the table.
+        console: where to print.
+
+    Raises:
+        UserError: for bad input, before the first run; and at the end if runs have failed.
+        Interrupted: if it was asked to stop.
+    """
+    plans = plan(config, methods, seeds, out)
+    with doing(console, f"reading {config.dataset}"):
+        dataset = sets.load(plans[0].run.config, warner(console), plans[0].run.plugins)
+    with locked(out):
+        table = with_costs(begun(config, plans, out), plans, dataset, console)
+        write(out, table)
+        broken: dict[Path, str] = {}
+        for i, planned in enumerate(plans):
+            if table.runs[i].is_finished:
+                continue
+            name = f"run {i + 1} of {len(plans)}, {planned.name}"
+            left = seconds_left(plans, table)
+            estimate = f"; about {duration(left)} left" if left else ""
+            warner(console)(f"{name}{estimate}")
+            try:
+                error = attempt(planned, dataset, broken, console)
+            except Interrupted as stopped:
+                raise Interrupted(f"{name}: {stopped}", stopped.status) from None
+            if error:
+                warner(console)(f"{name}, has failed: {error}")
+            table = table.replaced(i, table.runs[i]._replace(error=error) if error else result_of(planned, out))
+            table = with_costs(table, plans, dataset, console)
+            write(out, table)
+            console.print(so_far(table))
+    warner(console)((out / "compare.md").read_text())
+    if table.failed:
+        raise UserError(
+            f"{len(table.failed)} of {len(plans)} runs have failed: {failures(table)}. They are marked in {out}; the "
+            "same command tries them again"
+        )
+    return table
+
+
+def begun(config: ConfigDict, plans: Sequence[Planned], out: Path) -> Comparison:
+    """The comparison as it is before anything is trained: with the runs that are finished already."""
+    runs = [result_of(one, out) if is_finished(one.run, one.folder) else entry(one, out) for one in plans]
+    here = Comparison(
+        config=json.loads(config.to_json()),
+        runs=tuple(runs),
+        costs={},
+        command=record.command_line(),
+        versions=record.versions(),
+        devices=tuple(device.device_kind for device in jax.local_devices()),
+        machine=record.machine(),
+    )
+    there = None
+    with contextlib.suppress(UserError):  # damaged: its costs are counted again
+        there = comparison.read(out)
+    return here._replace(costs=there.costs) if there and there.config == here.config else here
+
+
+def attempt(planned: Planned, dataset: Dataset, broken: dict[Path, str], console: Console) -> str:
+    """Trains a run, and the teacher that it needs, unless that is done; returns why it failed, "" if it has not.
+
+    `broken` has the folders of what has failed so far, with the reasons.
+    """
+    for run, folder in jobs(planned):
+        if folder not in broken and not is_finished(run, folder):
+            broken |= _failure(run, folder, dataset, console)
+        if folder in broken:
+            return broken[folder] if folder == planned.folder else f"its teacher in {folder}: {broken[folder]}"
+    return ""
+
+
+def _failure(run: Resolved, folder: Path, dataset: Dataset, console: Console) -> dict[Path, str]:
+    """Trains a run; its folder with the reason if that fails."""
+    try:
+        train(run, folder, console, dataset=dataset)
+    except UserError as error:
+        return {folder: " ".join(str(error).split())}
+    except jax.errors.JaxRuntimeError as error:
+        told = commands.of_device(error)
+        if told is None:
+            raise
+        return {folder: told[0]}
+    finally:
+        jax.clear_caches()  # hundreds of programs in one process would exhaust the memory maps of Linux
+    return {}
+
+
+def with_costs(table: Comparison, plans: Sequence[Planned], dataset: Dataset, console: Console) -> Comparison:
+    """With the costs of those methods of which a run is finished."""
+    for planned, run in zip(plans, table.runs, strict=True):
+        if run.is_finished and run.method not in table.costs:
+            with doing(console, f"counting the operations of {run.method}"):
+                table = table._replace(costs=table.costs | {run.method: cost(planned, dataset)})
+    return table
+
+
+def so_far(table: Comparison) -> Rows:
+    """What the methods have come to, as narrow as a terminal."""
+    rows = []
+    for method, (_, last, over, best, *_) in zip(table.methods, method_rows(table), strict=True):
+        runs = table.of(method)
+        failed = sum(bool(run.error) for run in runs)
+        done = f"{sum(run.is_finished for run in runs)} of {len(runs)}" + (f", {failed} failed" if failed else "")
+        rows.append((method, done, last, over, best))
+    finished = sum(run.is_finished for run in table.runs)
+    title = f"{finished} of {len(table.runs)} runs finished; top-1 in percent"
+    return Rows(title, ("method", "finished", *COLUMNS[1:4]), rows)
+
+
+def write(out: Path, table: Comparison) -> None:
+    """The record, the table, a row for each run, and the plot."""
+    comparison.write(out, table)
+    replace_text(out / "compare.md", markdown(table))
+    fields = ("method", "seed", "last", "best", "ensemble", "seconds", "error")
+    with (out / "compare.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(fields)
+        writer.writerows([getattr(run, field) for field in fields] for run in table.by_method)
+    (out / "compare.png").write_bytes(figures.as_png(figure(table)))
+
+
+def markdown(table: Comparison) -> str:
+    """The table, with the command and the machine that made it."""
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *method_rows(table)]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows).replace("| --- ", "|---").replace("|--- |", "|---|")
+    ended = max((run.ended for run in table.runs), default="")
+    seeds = counted(len({run.seed for run in table.runs}), "seed")
+    failed = f"Failed: {failures(table)}.\n\n" if table.failed else ""
+    return f"""Target student {table.config["student"]} on {table.config["dataset"]} {table.config["eval_split"]}.
+Top-1 accuracy in percent, mean ± standard deviation over {seeds}.
+
+{lines}
+
+{failed}Over independent: differences between runs of the same seed. Best epoch: chosen on the same split, so
+optimistic. Ensemble: of all members, last epoch. Cost: floating-point operations of everything that was trained, stages
+and teacher included, in forward passes of the target student per training example. Seconds: of training, likewise.
+
+`{table.command}`
+
+{hardware(table)}, jax {table.versions["jax"]}{f", {moment(ended)}" if ended else ""}
+"""

@@ -1,0 +1,171 @@
+"""The runs of a comparison: which there are, what they share, what they come to and what they cost."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from orc_jax import plugins, pretrained
+from orc_jax.config import Resolved, resolve
+from orc_jax.data.types import Dataset
+from orc_jax.describe import forward_flops, step_flops
+from orc_jax.errors import require, require_choice
+from orc_jax.methods import METHODS
+from orc_jax.methods.base import Stage
+from orc_jax.pool import names_of
+from orc_jax.run import build
+from orc_jax.workdir import metrics, record
+from orc_jax.workdir.comparison import Compared, Comparison
+
+TEACHER = "pivot"  # the stage that methods share
+
+# What differs from the config's pool, by method.
+POOLS = {
+    "independent": {"num_networks": 1},
+    "kd": {"num_networks": 2, "assistants": "ladder"},
+    "switokd": {"num_networks": 2, "assistants": "ladder"},
+    "pcl": {"assistants": "copies"},  # and the student in place of the teacher
+}
+
+
+class Planned(NamedTuple):
+    """A run of the comparison, and where it is kept."""
+
+    method: str
+    run: Resolved
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, seed {self.run.config.seed}"
+
+    @property
+    def teacher(self) -> Path | None:
+        """The run of the teacher that it shares with others."""
+        return Path(self.run.config.pivot_checkpoint) if self.run.config.pivot_checkpoint else None
+
+
+def plan(config: ConfigDict, methods: Sequence[str], seeds: int, out: Path) -> list[Planned]:
+    """All runs, seed by seed.
+
+    Raises:
+        UserError: for bad input, and if a folder holds another run.
+    """
+    require("--seeds", seeds, seeds >= 1, "at least 1")
+    for method in methods:
+        if not plugins.is_own(method):
+            require_choice("--methods", method, METHODS)
+    shared = "empty: each seed has a teacher of its own, which all methods share"
+    require("config.pivot_checkpoint", repr(config.pivot_checkpoint), not config.pivot_checkpoint, shared)
+    require("--out", out, not (out / record.FILE).exists(), "another folder: this one holds a run")
+    names = list(dict.fromkeys(methods))
+    plans = [method_run(config, method, config.seed + i, out) for i in range(seeds) for method in names]
+    for planned in plans:
+        for run, folder in jobs(planned):
+            there = record.read(folder)
+            if there:
+                here = there._replace(config=json.loads(run.config.to_json()), architectures=run.architectures)
+                record.require_resumable(there, here, folder)
+    return plans
+
+
+def run_folder(out: Path, method: str, seed: int) -> Path:
+    """Where the run of a method and a seed is kept."""
+    return out / method.replace(":", ".") / f"seed_{seed}"
+
+
+def method_run(config: ConfigDict, method: str, seed: int, out: Path) -> Planned:
+    """One run of the comparison."""
+    config = config.copy_and_resolve_references()
+    config.method, config.seed = method, seed
+    config.update(POOLS.get(method, {}))
+    if method == "pcl":
+        config.teacher = config.student
+    if not plugins.is_own(method):
+        config.method_options = ""
+    run = resolve(config)
+    # What another stage trains than the teacher alone, each method trains for itself.
+    if config.pretrain_epochs and run.method.stages[:1] == (Stage(TEACHER, "independent", (0,)),):
+        run = run.replace(pivot_checkpoint=str(run_folder(out, TEACHER, seed)))
+    return Planned(method, run, run_folder(out, method, seed))
+
+
+def pivot_run(resolved: Resolved) -> Resolved:
+    """The config that trains the pivot teacher of a run by itself."""
+    teacher, epochs = resolved.config.teacher, resolved.config.pretrain_epochs
+    alone = {"method": "independent", "method_options": "", "num_networks": 1, "student": teacher}
+    return resolved.replace(**alone, num_epochs=epochs, pivot_checkpoint="")
+
+
+def jobs(planned: Planned) -> list[tuple[Resolved, Path]]:
+    """What has to be trained for a run: the teacher that it shares with others, and the run."""
+    teacher = [(pivot_run(planned.run), planned.teacher)] if planned.teacher else []
+    return [*teacher, (planned.run, planned.folder)]
+
+
+def is_finished(run: Resolved, folder: Path) -> bool:
+    """Whether a run has come to its last epoch."""
+    rows = metrics.read(folder)
+    return bool(rows) and rows[-1]["epoch"] == run.config.num_epochs and record.read(folder) is not None
+
+
+def entry(planned: Planned, out: Path) -> Compared:
+    """A run that is still to come."""
+    folder, target = str(planned.folder.relative_to(out)), names_of(planned.run.architectures)[-1]
+    return Compared(planned.method, planned.run.config.seed, folder, target)
+
+
+def result_of(planned: Planned, out: Path) -> Compared:
+    """A finished run with what it has come to."""
+    one, rows = entry(planned, out), metrics.read(planned.folder)
+    own = [planned.folder, *sorted(path.parent for path in planned.folder.glob(f"*/{metrics.METRICS}"))]  # and stages
+    times = [metrics.took(metrics.read(folder, metrics.TIMING)) for folder in own]
+    known = [time for time in times if time is not None]
+    last, top1 = metrics.evaluated(rows)[-1], metrics.evaluation("top1", one.target)
+    return one._replace(
+        last=last[top1],
+        best=metrics.best(rows, one.target)[top1],
+        ensemble=last[metrics.evaluation("top1", metrics.ENSEMBLE)],
+        seconds=sum(map(seconds_of, [*own, *([planned.teacher] if planned.teacher else [])])),
+        took=sum(known) if len(known) == len(times) else None,
+        ended=metrics.read(planned.folder, metrics.TIMING)[-1].get(metrics.AT, ""),
+    )
+
+
+def seconds_of(folder: Path) -> float:
+    """Seconds of training of a run, from the speed of its epochs."""
+    examples = record.require(folder).num_train
+    speeds = [row[metrics.SPEED] for row in metrics.read(folder, metrics.TIMING) if metrics.SPEED in row]
+    return sum(examples / speed for speed in speeds)
+
+
+def seconds_left(plans: Sequence[Planned], table: Comparison) -> float | None:
+    """How long the runs to come take, by those that are finished: of the same method, or else of all.
+
+    None if no finished run was timed.
+    """
+    took = {method: [run.took for run in table.of(method) if run.took is not None] for method in table.methods}
+    every = [time for times in took.values() for time in times]
+    if not every:
+        return None
+    ahead = [one for one, run in zip(plans, table.runs, strict=True) if not run.is_finished and not run.error]
+    left = sum(float(np.mean(took[one.method] or every)) for one in ahead)
+    teachers = {one.teacher for one in plans if one.teacher}
+    times = [metrics.took(metrics.read(folder, metrics.TIMING)) for folder in teachers]
+    known = [time for time in times if time is not None]
+    to_train = {one.teacher for one in ahead if one.teacher and not is_finished(pivot_run(one.run), one.teacher)}
+    return left + (len(to_train) * float(np.mean(known)) if known else 0.0)
+
+
+def cost(planned: Planned, dataset: Dataset) -> float:
+    """Floating-point operations of a run and all its stages, in forward passes of the target student per example."""
+    run = build(planned.run, dataset, jax.local_devices()[:1])
+    runs = [build(one, dataset, run.devices) for one, _ in jobs(planned)[:-1]] + [run]
+    runs += [source.run for source in pretrained.plan(run, planned.folder) if source.run]
+    total = sum(step_flops(one) * one.num_steps for one in runs)
+    student = forward_flops(run)[run.spec.architectures[-1]]
+    return total / (run.num_steps * run.config.batch_size * student)

@@ -1,0 +1,45 @@
+"""Training images as the networks see them: the first ones of the first step, augmented and not normalised yet."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from orc_jax.data import feed
+from orc_jax.data.types import Images
+from orc_jax.run import Run
+from orc_jax.step import augment
+from orc_jax.workdir.logs import MetricsLog
+
+COUNT, COLUMNS = 16, 8
+SMALLEST = 64  # pixels: smaller images are enlarged in a picture
+
+
+def first(run: Run, count: int = COUNT) -> Images:
+    """The first examples of the first step of a run, at most `count`, on the host: its very crops and flips.
+
+    Of a method with several views, the first of them.
+    """
+    setup = run.setup._replace(axis_name=None)  # all on one device: the places in the batch stay the same
+    examples = feed.first_examples(run.dataset, run.config, count, setup.views)
+    seed = jnp.asarray(run.config.seed, jnp.uint32)  # an argument: runs that differ in it have one program
+    images = jax.jit(lambda seed, examples: augment(setup, seed, jnp.int32(0), examples))(seed, examples)
+    return Images(np.asarray(images[0] if setup.views > 1 else images), examples.labels)
+
+
+def grid(images: np.ndarray, columns: int = COLUMNS) -> np.ndarray:
+    """Images uint8 `[n, height, width, channels]`, row by row in one: `[rows, columns of pixels, channels]`."""
+    factor = -(-SMALLEST // max(images.shape[1:3]))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width, channels = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    places = np.zeros((rows * columns, height, width, channels), np.uint8)
+    places[:count] = images
+    places = places.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return places.reshape(rows * height, columns * width, channels)
+
+
+def show(run: Run, log: MetricsLog) -> None:
+    """Puts them in the trackers of a run, if it has any and they are grey or colour images."""
+    if log.trackers and run.dataset.image_shape[-1] in (1, 3):
+        log.picture("samples", grid(first(run).images), 0)

@@ -1,0 +1,62 @@
+"""Training images as the networks see them."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from orc_jax import samples
+from orc_jax.data import sets
+from orc_jax.data.batches import batch_indices
+from orc_jax.step import augment, pick
+from tests.helpers import build_run
+
+pytestmark = pytest.mark.usefixtures("toy_set")
+
+
+@pytest.mark.parametrize("method", ["independent", "pcl"])
+def test_they_are_those_of_the_first_step(method, config, toy):
+    """Cropped and flipped alike, also where the step has several views and shares the batch among devices."""
+    config.method, config.crop_padding, config.flip, config.seed = method, 2, True, 3
+    config.teacher, config.assistants = "tiny_b", "copies"
+    run = build_run(config, toy, 2)
+    alone = run.setup._replace(axis_name=None)
+    indices = batch_indices(3, 0, 16, 90)
+    seen = augment(alone, jax.numpy.uint32(3), jax.numpy.int32(0), pick(toy.train, indices))
+    shown = samples.first(run, 5)
+    np.testing.assert_array_equal(shown.images, (seen[0] if method == "pcl" else seen)[:5])
+    np.testing.assert_array_equal(shown.labels, toy.train.labels[indices[:5]])
+    assert shown.images.dtype == np.uint8 and not np.array_equal(shown.images, toy.train.images[indices[:5]])
+    assert len(samples.first(run, 99).images) == 16
+
+
+def test_those_of_a_streamed_set(config, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split / "red").mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (12, 9), (200 + i, 0, 0)).save(tmp_path / split / "red" / f"{i}.png")
+    config.dataset, config.data_dir, config.eval_split, config.batch_size = "folder", str(tmp_path), "val", 4
+    config.stream.update(image_size=8, num_workers=0)
+    shown = samples.first(build_run(config, sets.load(config, print)))
+    assert shown.images.shape == (4, 8, 8, 3) and sorted(shown.images[:, 0, 0, 0]) == [200, 201, 202, 203]
+    assert not shown.images[..., 1:].any() and shown.labels.tolist() == [0] * 4
+
+
+def test_a_picture_of_them():
+    """Row by row, the last one filled up with black; small ones are enlarged."""
+    images = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 100, 70, 3), np.uint8)
+    picture = samples.grid(images, columns=3)
+    assert picture.shape == (200, 210, 3) and picture.dtype == np.uint8
+    assert picture[::100, ::70, 0].tolist() == [[1, 2, 3], [4, 5, 0]]
+    assert samples.grid(images[:2, :8, :8], columns=3).shape == (64, 128, 3)
+
+
+def test_where_nobody_looks_nothing_is_made(config, toy, monkeypatch):
+    class Log:
+        trackers = ()
+
+    monkeypatch.setattr(samples, "first", pytest.fail)
+    samples.show(build_run(config, toy), Log())
+    Log.trackers = ("one",)
+    two_channels = toy._replace(image_shape=(8, 8, 2))
+    samples.show(build_run(config, two_channels), Log())
