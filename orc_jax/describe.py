@@ -59,7 +59,7 @@ class Costs(NamedTuple):
 def _costs(network: Network, image_shape: tuple[int, int, int]) -> Costs:
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     jaxpr = jax.make_jaxpr(network.predict)(*weight_shapes(network), image).jaxpr
-    layers = collections.Counter()
+    layers: dict[Layer, float] = collections.defaultdict(float)
 
     def note(equation) -> float:
         flops = cost.flops_of_one(equation)
@@ -145,9 +145,11 @@ def memory(run: Run) -> tuple[float, float]:
 
 def seconds(run: Run) -> float:
     """How long the run takes on these devices, about: its operations at a rate that is measured here and now."""
-    layers, each = collections.Counter(), costs(run)
+    layers: dict[Layer, float] = collections.defaultdict(float)
+    each = costs(run)
     for name in run.spec.architectures:
-        layers.update(each[name].layers)
+        for layer, flops in each[name].layers.items():
+            layers[layer] += flops
     per_operation = speed.seconds(layers, _batch_of_one(run), run.devices[0], run.config.dtype)
     return per_operation * step_flops(run) * run.num_steps / len(run.devices)
 

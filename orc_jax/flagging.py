@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import textwrap
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -50,10 +51,10 @@ class Given(NamedTuple):
     adapted: list[str]  # what was changed of it so that it fits the overrides
 
 
-def define_cache(own: flags.FlagValues) -> None:
+def define_cache(own: flags.FlagValues) -> flags.FlagHolder[str]:
     """The flag that says where compiled programs are kept; see `commands.keep_programs`."""
     help = "Folder where compiled programs are kept from run to run; empty: they are not."
-    flags.DEFINE_string("compilation_cache", str(cache.folder()), help, flag_values=own)
+    return flags.DEFINE_string("compilation_cache", str(cache.folder()), help, flag_values=own)
 
 
 def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Given:
@@ -86,8 +87,12 @@ def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Gi
         adapted = config_files.adapted(config, overrides)
     else:
         named = [value for value in overrides.values() if isinstance(value, str)]
-        trusted = {*own["own"].value, *(item for value in named for item in re.split("[,=]", value))}
+        trusted = {*_trusted(own), *(item for value in named for item in re.split("[,=]", value))}
     return Given(config, base, trusted, adapted)
+
+
+def _trusted(own: flags.FlagValues) -> list[str]:
+    return own["own"].value or [] if "own" in own else []
 
 
 def _without_config(argv: list[str]) -> tuple[str | None, list[str]]:
@@ -162,12 +167,14 @@ def _shipped() -> str:
 
 
 def _help(own: flags.FlagValues, description: str | None) -> NoReturn:
+    told = {
+        "config=FILE": f"The config. Those that come along: {_shipped()}. Without it: that of the run in the workdir, "
+        "or the one that comes along for config.dataset, or configs/digits.py.",
+        "config.FIELD=VALUE": "Any field of it; docs/config.md lists them, and --mode=describe what comes of them.",
+    }
+    told |= {name: f"{own[name].help} (default: {own[name].default!r})" for name in own}
+    told["version"] = "Print it."
     print(f"{(description or '').strip()}\n\nflags:")
-    print(f"  --config=FILE: the config. Those that come along: {_shipped()}. Without it: that of the run in the")
-    print("    workdir, or the one that comes along for config.dataset, or configs/digits.py.")
-    print("  --config.FIELD=VALUE: any field of it; --mode=describe prints what comes of them.")
-    for name in own:
-        flag = own[name]
-        print(f"  --{name}: {flag.help} (default: {flag.default!r})")
-    print("  --version")
+    for name, text in told.items():
+        print(textwrap.fill(f"--{name}: {text}", 100, initial_indent="  ", subsequent_indent="      "))
     raise SystemExit(0)

@@ -14,43 +14,45 @@ from orc_jax.errors import UserError
 from orc_jax.terminal import doing, make_console, warner
 
 FLAGS = flags.FlagValues()
-
-
-def _define(define, name: str, default, *rest: object) -> None:
-    define(name, default, *rest, flag_values=FLAGS)
-
-
-_define(flags.DEFINE_string, "workdir", None, "Where the run is kept. Default: runs/<dataset>_<method>.")
-_define(
-    flags.DEFINE_enum,
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run is kept. Default: runs/<dataset>_<method>.", flag_values=FLAGS
+)
+MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "evaluate", "describe"],
     "Train, evaluate a checkpoint, or print what would be trained.",
+    flag_values=FLAGS,
 )
-_define(flags.DEFINE_string, "checkpoint", "latest", "Which one to evaluate: latest, best, or a step.")
-_define(
-    flags.DEFINE_enum,
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "latest", "Which one to evaluate: latest, best, or a step.", flag_values=FLAGS
+)
+RESUME = flags.DEFINE_enum(
     "resume",
     "run",
     ["run", "weights"],
     "With a run that is in the workdir: go on with it, or, if its fields are others, start a new one from its weights.",
+    flag_values=FLAGS,
 )
-_define(
-    flags.DEFINE_multi_string,
+flags.DEFINE_multi_string(
     "own",
     [],
     "my_module:Thing, a network, method or data set of your own that the run in the workdir names; once for each.",
+    flag_values=FLAGS,
 )
-_define(
-    flags.DEFINE_string,
+COORDINATOR = flags.DEFINE_string(
     "coordinator",
     "",
     "For a run in several processes: host:port of the first, or auto under SLURM, on TPU pods, GKE or with MPI.",
+    flag_values=FLAGS,
 )
-_define(flags.DEFINE_integer, "num_processes", None, "How many there are, if --coordinator is not auto.")
-_define(flags.DEFINE_integer, "process_id", None, "Which of them this is, from 0, if --coordinator is not auto.")
-flagging.define_cache(FLAGS)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many there are, if --coordinator is not auto.", flag_values=FLAGS
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this is, from 0, if --coordinator is not auto.", flag_values=FLAGS
+)
+CACHE = flagging.define_cache(FLAGS)
 
 
 def main() -> None:
@@ -66,27 +68,25 @@ def main() -> None:
         from orc_jax.evaluate import evaluate_checkpoint
         from orc_jax.training import train
 
-    config, num_processes, process_id = given.config, FLAGS["num_processes"].value, FLAGS["process_id"].value
-    workdir = Path(FLAGS["workdir"].value or f"runs/{config.dataset}_{config.method}")
-    coordinator: str = FLAGS["coordinator"].value
-    commands.keep_programs(FLAGS["compilation_cache"].value)
-    with commands.reported(workdir, several=bool(coordinator)):
-        if coordinator:
-            with doing(console, f"waiting for the processes of the run at {coordinator}"):
-                hosts.join(coordinator, num_processes, process_id)
+    config = given.config
+    workdir = Path(WORKDIR.value or f"runs/{config.dataset}_{config.method}")
+    commands.keep_programs(CACHE.value)
+    with commands.reported(workdir, several=bool(COORDINATOR.value)):
+        if COORDINATOR.value:
+            with doing(console, f"waiting for the processes of the run at {COORDINATOR.value}"):
+                hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
             console.quiet = not hosts.is_main()
-        elif num_processes is not None or process_id is not None:
+        elif NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
             raise UserError("--num_processes and --process_id need --coordinator=host:port of the first process")
         for line in (f"config: {given.base}", *given.adapted):
             warner(console)(line)
         resolved = resolve(config, trusted=given.trusted)
-        match FLAGS["mode"].value:
-            case "train":
-                train(resolved, workdir, console, resume=FLAGS["resume"].value)
-            case "describe":
-                describe(resolved, workdir, console)
-            case _:
-                evaluate_checkpoint(resolved, workdir, FLAGS["checkpoint"].value, console)
+        if MODE.value == "train":
+            train(resolved, workdir, console, resume=RESUME.value)
+        elif MODE.value == "describe":
+            describe(resolved, workdir, console)
+        else:
+            evaluate_checkpoint(resolved, workdir, CHECKPOINT.value, console)
 
 
 if __name__ == "__main__":

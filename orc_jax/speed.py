@@ -26,7 +26,7 @@ class Layer(NamedTuple):
     padding: tuple[tuple[int, int], ...]
 
 
-def seconds_per_flop(layer: Layer, batch: int, device: jax.Device, dtype: str) -> float:
+def seconds_per_flop(layer: Layer, batch: int, device: Any, dtype: str) -> float:
     """Of a forward and a backward pass of a layer and ReLU on `batch` images, measured on `device`."""
 
     def convolve(images, kernel):
@@ -49,7 +49,7 @@ def seconds_per_flop(layer: Layer, batch: int, device: jax.Device, dtype: str) -
     return min(seconds) / operations
 
 
-def seconds(layers: Mapping[Layer, float], batch: int, device: jax.Device, dtype: str) -> float:
+def seconds(layers: Mapping[Layer, float], batch: int, device: Any, dtype: str) -> float:
     """How long `device` takes for an operation, on average over the layers that take most of them; all else included.
 
     `layers` are those of a pool, with the operations of each on one image.

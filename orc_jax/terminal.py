@@ -8,7 +8,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -23,10 +23,10 @@ ENDLESS = 10_000  # columns of an output that has no width
 NARROWEST, WIDEST = 8, 40  # columns of a bar
 
 
-def make_console() -> Console:
-    """The console of the standard output."""
-    console = Console()
-    return console if console.is_terminal or console.is_jupyter else Console(width=ENDLESS)
+def make_console(*, stderr: bool = False) -> Console:
+    """The console of the standard output, or of what goes beside it."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal or console.is_jupyter else Console(stderr=stderr, width=ENDLESS)
 
 
 def warner(console: Console) -> Callable[[str], None]:
@@ -153,7 +153,7 @@ class Bar:
         if self._started and completed > self._started[1]:
             since, first = self._started
             left = duration((time.perf_counter() - since) / (completed - first) * (self.total - completed)) + " left"
-        fields = {"status": tuple(status)} if status else {}
+        fields: Any = {"status": tuple(status)} if status else {}
         self._progress.update(self._task, completed=completed, left=left, **fields)
 
     @contextlib.contextmanager

@@ -23,18 +23,18 @@ from orc_jax.errors import UserError
 from orc_jax.terminal import doing, make_console, warner
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_list(
+METHODS = flags.DEFINE_list(
     "methods",
     None,
     "Which methods, in the order of the table; of your own: my_module:my_method. Default: all.",
     flag_values=FLAGS,
 )
-flags.DEFINE_integer("seeds", 3, "How many seeds, from config.seed on.", flag_values=FLAGS)
-flags.DEFINE_string(
+SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds, from config.seed on.", flag_values=FLAGS)
+OUT = flags.DEFINE_string(
     "out", None, "The folder of the runs and the table. Default: runs/compare_<dataset>.", flag_values=FLAGS
 )
-flags.DEFINE_string("workdir", None, "As --out.", flag_values=FLAGS)  # what it was called once
-flagging.define_cache(FLAGS)
+WORKDIR = flags.DEFINE_string("workdir", None, "As --out.", flag_values=FLAGS)  # what it was called once
+CACHE = flagging.define_cache(FLAGS)
 OF_ONE_RUN = ("mode", "checkpoint", "resume", "own", "coordinator", "num_processes", "process_id")  # no use here
 
 
@@ -47,19 +47,18 @@ def main() -> None:
             if any(argument.lstrip("-").partition("=")[0] == name for argument in sys.argv[1:]):
                 raise UserError(f"--{name} is for one run; a comparison trains many, and goes on by itself")
         given = flagging.parse(sys.argv, FLAGS, __doc__)
-        out, workdir = FLAGS["out"].value, FLAGS["workdir"].value
-        if out and workdir:
-            raise UserError(f"--out={out} and --workdir={workdir}: give --out alone")
+        if OUT.value and WORKDIR.value:
+            raise UserError(f"--out={OUT.value} and --workdir={WORKDIR.value}: give --out alone")
         # Imported late, so that --help and mistakes in the flags are answered at once.
+        from orc_jax import methods
         from orc_jax.compare.comparison import compare
-        from orc_jax.methods import METHODS
 
-    commands.keep_programs(FLAGS["compilation_cache"].value)  # seeds of one method have one program
-    folder = Path(out or workdir or f"runs/compare_{given.config.dataset}")
+    commands.keep_programs(CACHE.value)  # seeds of one method have one program
+    folder = Path(OUT.value or WORKDIR.value or f"runs/compare_{given.config.dataset}")
     with commands.reported(folder):
         for line in (f"config: {given.base}", *given.adapted):
             warner(console)(line)
-        compare(given.config, FLAGS["methods"].value or list(METHODS), FLAGS["seeds"].value, folder, console)
+        compare(given.config, METHODS.value or list(methods.METHODS), SEEDS.value, folder, console)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def _read(place: Path) -> Decoded | None:
             if [zlib.crc32(array.data) for array in arrays] != described["checksums"][split]:
                 return None
             splits.append(Images(*arrays))
-        return Decoded(tuple(described["class_names"]), *splits, source)
+        return Decoded(tuple(described["class_names"]), splits[0], splits[1], source)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # nothing there, or damaged: it is decoded anew
 

@@ -23,6 +23,7 @@ from orc_jax import commands
 from orc_jax.deploy.member import Member, classifier, load_member
 from orc_jax.deploy.torch_layout import state_dict
 from orc_jax.errors import UserError, require_choice
+from orc_jax.terminal import doing, make_console
 from orc_jax.workdir.files import writing
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the file to write; its description is FILE.json")
     args = parser.parse_args()
     commands.quiet()
-    with commands.reported():
+    with commands.reported(), doing(make_console(), f"writing {args.out}"):
         written = export_member(args.workdir, args.member, args.checkpoint, args.format, args.out, args.own)
     print(
         f"{written['member']} of step {written['step']}, {written['num_classes']} classes: {args.out}, "

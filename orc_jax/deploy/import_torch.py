@@ -25,6 +25,7 @@ from orc_jax.deploy.torch_layout import COUNTER, from_torch, torch_name, torch_s
 from orc_jax.errors import UserError, require_choice
 from orc_jax.models import LARGE, MODELS
 from orc_jax.models.network import Params, make_network, weight_shapes
+from orc_jax.terminal import doing, make_console
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.record import Record
 
@@ -208,7 +209,7 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, help="height and width of its images; default: 32 or 224, by model")
     args = parser.parse_args()
     commands.quiet()
-    with commands.reported():
+    with commands.reported(), doing(make_console(), f"reading {args.checkpoint}"):
         written = import_checkpoint(
             args.checkpoint, args.model, args.out, mean=args.mean, std=args.std, image_size=args.image_size
         )

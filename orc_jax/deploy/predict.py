@@ -18,6 +18,7 @@ from orc_jax import commands
 from orc_jax.deploy.ensemble import ENSEMBLE, load_ensemble
 from orc_jax.deploy.member import Member, classifier, load_member
 from orc_jax.errors import UserError, require
+from orc_jax.terminal import doing, make_console
 
 BATCH = 64  # images that are held in memory at a time
 
@@ -79,8 +80,9 @@ def main() -> None:
         require("--top", args.top, args.top > 0, "at least 1")
         together = args.member == ENSEMBLE
         which = "target" if together else args.member
-        member, defects = load_member(args.workdir, which, args.checkpoint, args.own), []
-        answer = load_ensemble(args.workdir, str(member.step), args.own) if together else answering(member)
+        with doing(make_console(stderr=True), "reading the network"):
+            member, defects = load_member(args.workdir, which, args.checkpoint, args.own), []
+            answer = load_ensemble(args.workdir, str(member.step), args.own) if together else answering(member)
         name = ENSEMBLE if together else member.name
         if not args.json:
             print(f"{name} of step {member.step} answers", file=sys.stderr)

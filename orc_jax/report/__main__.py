@@ -11,6 +11,7 @@ from pathlib import Path
 
 from orc_jax import commands
 from orc_jax.report.write import write_report
+from orc_jax.terminal import doing, make_console, warner
 
 
 def main() -> None:
@@ -28,9 +29,10 @@ def main() -> None:
     parser.add_argument("--data_dir", help="where the data set is, if no more where config.data_dir says")
     args = parser.parse_args()
     commands.quiet()
-    with commands.reported():
+    console = make_console()
+    with commands.reported(), doing(console, "evaluating and drawing for the report"):
         written = write_report(
-            args.workdir, args.out, args.checkpoint, args.max_examples, print, args.data_dir, args.own
+            args.workdir, args.out, args.checkpoint, args.max_examples, warner(console), args.data_dir, args.own
         )
     print(f"written to {written}")
 
