@@ -72,7 +72,7 @@ def default() -> ConfigDict:
     config.seed = 0
 
     # What is kept and shown.
-    config.eval_batch_size = 512
+    config.eval_batch_size = 512  # rounded up to a multiple of the devices
     config.eval_every_epochs = 1  # evaluate and save a checkpoint
     config.checkpoint_every_steps = 0  # more checkpoints, within epochs; 0 is none
     config.log_to = "tensorboard"  # "tensorboard", "wandb" (if it is installed), both with a comma, or ""
@@ -154,12 +154,11 @@ def resolve(config: ConfigDict, num_devices: int | None = None, trusted: Collect
     """
     _check_values(config)
     num_devices = jax.device_count() if num_devices is None else num_devices
-    for field in ("batch_size", "eval_batch_size"):
-        if config[field] % num_devices:
-            raise UserError(
-                f"config.{field}={config[field]} is not divisible by the {num_devices} devices of this run: "
-                f"{config[field] // num_devices * num_devices or num_devices} would be"
-            )
+    if config.batch_size % num_devices:
+        raise UserError(
+            f"config.batch_size={config.batch_size} is not divisible by the {num_devices} devices of this run: "
+            f"{config.batch_size // num_devices * num_devices or num_devices} would be"
+        )
     tracker_names(config.log_to)
     resolved = _interpret(config, plugins.load(_names(config), trusted))
     _check_method(resolved)

@@ -39,7 +39,6 @@ def change(config, fields):
         ({"assistants": "tiny_b,resnt8"}, "config.assistants='resnt8' is not known. Did you mean resnet8"),
         ({"batch_size": 18}, "config.batch_size=18 is not divisible by the 4 devices of this run: 16 would be"),
         ({"batch_size": 3}, "config.batch_size=3 is not divisible by the 4 devices of this run: 4 would be"),
-        ({"eval_batch_size": 18}, "config.eval_batch_size=18 is not divisible by the 4 devices"),
         ({"batch_size": 0}, "config.batch_size=0: must be greater than 0"),
         ({"num_epochs": 0}, "config.num_epochs=0: must be greater than 0"),
         ({"eval_every_epochs": 0}, "config.eval_every_epochs=0: must be greater than 0"),

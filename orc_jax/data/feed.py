@@ -89,20 +89,22 @@ def evaluation(dataset: Dataset, config: ConfigDict, devices: Devices) -> Iterat
     Yields:
         An iterator of (indices or `Images`, weights), leaves `[devices, batch / devices, ...]`; padding has weight 0.
     """
+    count = len(devices) * jax.process_count()
+    batch_size = -(-config.eval_batch_size // count) * count
     if isinstance(dataset.test, Images):
-        batches = map(_own_share, evaluation_batches(config.eval_batch_size, size(dataset.test)))
+        batches = map(_own_share, evaluation_batches(batch_size, size(dataset.test)))
         yield _on_their_way(batches, devices)
         return
     source = stream.EvalExamples(
         dataset.test,
-        batch_size=config.eval_batch_size,
+        batch_size=batch_size,
         center=augment.center_of_stream(config),
         size=config.stream.image_size,
         skip_corrupt=config.stream.skip_corrupt,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    with stream.batches(source, config.eval_batch_size // jax.process_count(), _num_workers(config)) as batches:
+    with stream.batches(source, batch_size // jax.process_count(), _num_workers(config)) as batches:
         images = ((Images(batch["image"], batch["label"]), batch["weight"]) for batch in batches)
         yield _on_their_way(images, devices)
 

@@ -45,9 +45,10 @@ def test_batches_of_a_set_in_memory_are_indices(toy, config):
     assert len(batches) == 5
     for step, batch in enumerate(batches, start=4):
         np.testing.assert_array_equal(batch, batch_indices(3, step, 16, 90).reshape(2, 8))
-    indices, weights = (np.stack(parts) for parts in zip(*evaluation(toy, config), strict=True))
-    assert indices.shape == (2, 2, 8)
-    np.testing.assert_array_equal(indices[weights == 1], np.arange(30))
+    for config.eval_batch_size in (16, 15):  # of any number of devices, if need be by some more
+        indices, weights = (np.stack(parts) for parts in zip(*evaluation(toy, config), strict=True))
+        assert indices.shape == (2, 2, 8)
+        np.testing.assert_array_equal(indices[weights == 1], np.arange(30))
 
 
 def test_processes_share_every_batch(toy, config, monkeypatch):
