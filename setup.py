@@ -1,6 +1,7 @@
 """What pyproject.toml cannot say: requirements are read from requirements.txt, the one place that bounds versions.
 
-The plain install takes JAX for CPU; the extras `cuda12` and `tpu` are for accelerators, `export` for PyTorch and ONNX.
+The plain install takes JAX for CPU; the extras `cuda12` and `tpu` are for accelerators, `export` for PyTorch and ONNX,
+`prepare` for sets of TFDS that are not prepared yet.
 """
 
 from pathlib import Path
@@ -18,5 +19,10 @@ needed = requirements("requirements.txt")
 optional = [line for line in requirements("requirements-dev.txt") if line.startswith(("torch", "onnx"))]
 setup(
     install_requires=[line.replace("jax[cuda12]", "jax") for line in needed],
-    extras_require={"cuda12": [jax], "tpu": [jax.replace("cuda12", "tpu")], "export": optional},
+    extras_require={
+        "cuda12": [jax],
+        "tpu": [jax.replace("cuda12", "tpu")],
+        "export": optional,
+        "prepare": requirements("requirements-prepare.txt"),
+    },
 )

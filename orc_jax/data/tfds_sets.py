@@ -1,8 +1,10 @@
 """Sets of TFDS: in memory if their images are of one size, else streamed."""
 
 import difflib
+import importlib.util
 import os
 import socket
+import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from orc_jax.data import decoded
+from orc_jax.data import cifar_archives, decoded
 from orc_jax.data.decoded import Decoded
 from orc_jax.data.types import Images, Records
 from orc_jax.errors import UserError
@@ -113,7 +115,8 @@ def _load(
             have = ", ".join(f"{name} ({info.num_examples})" for name, info in builder.info.splits.items())
             raise UserError(f"config.{field}={config[field]!r}: {error} {config.dataset} has {have}.") from error
     folder = Path(os.fspath(builder.data_path))
-    return features[label_key].names, *splits, folder if folder.is_dir() else None
+    names = builder.info.features[label_key].names  # known once it is prepared
+    return names, *splits, folder if folder.is_dir() else None
 
 
 def _name(dataset: str, plugins: Plugins) -> str:
@@ -132,18 +135,35 @@ def _prepare(builder: Any, name: str, config: ConfigDict):
 
     if builder.info.splits:
         return builder
-    # array_record can be read without TensorFlow; preparing a set needs it.
+    # array_record can be read without TensorFlow; preparing other sets than CIFAR's needs it.
+    from_archive = builder.name in cifar_archives.NAMES
+    missing = f"config.dataset={config.dataset!r} is not prepared in {builder.data_path.parent.parent}, and"
+    point = f"Point config.data_dir (or TFDS_DATA_DIR) at a directory that holds {config.dataset}/{builder.version}"
+    if not from_archive and importlib.util.find_spec("tensorflow") is None:
+        install = _how_to_install()
+        raise UserError(
+            f"{missing} TFDS needs TensorFlow to prepare it, once: {install}, and the same command again. {point}"
+        )
     builder = tfds.builder(name, data_dir=config.data_dir or None, file_format=ARRAY_RECORD)
     try:
-        _check_network(builder)
-        builder.download_and_prepare()
+        if from_archive:
+            cifar_archives.prepare(builder)
+        else:
+            _check_network(builder)
+            builder.download_and_prepare()
     except Exception as error:  # TFDS raises whatever its downloader, TensorFlow or the disk does
+        archive = ", or at one with its published archive" if from_archive else ""
         raise UserError(
-            f"config.dataset={config.dataset!r} is not prepared in {builder.data_path.parent.parent}, and preparing it "
-            f"failed: {type(error).__name__}: {error}\nPoint config.data_dir (or TFDS_DATA_DIR) at a directory that "
-            f"holds {config.dataset}/{builder.version}, or run once where there is a network."
+            f"{missing} preparing it failed: {type(error).__name__}: {error}\n{point}{archive}, or run once where "
+            "there is a network."
         ) from error
     return builder
+
+
+def _how_to_install() -> str:
+    if sys.version_info >= (3, 14):
+        return "there is none for this Python yet, but an environment of Python 3.11 to 3.13 can do it"
+    return "pip install 'orc_jax[prepare]'"
 
 
 def _check_network(builder) -> None:
