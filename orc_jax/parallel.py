@@ -23,6 +23,9 @@ Devices = Sequence[Any]  # of `jax.Device`, which is no type for a checker
 # Options of the compiler, by platform. XLA:CPU gives most convolutions to YNNPACK, which takes up to three times as
 # long over the gradients of small images as XLA's own do; reductions it does well.
 COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
+# Those of programs that run once, such as the one that draws the initial weights: hundreds of random generators, over
+# which XLA:CPU of jax 0.12 takes minutes when it optimizes them in full. What they compute is the same, bit for bit.
+ONCE_OPTIONS = {"cpu": {"xla_backend_optimization_level": 1}}
 
 
 class DataParallel:

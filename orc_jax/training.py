@@ -162,7 +162,10 @@ def _restore_or_init(
         line = f"{title}: restored step {int(state.step)} of {run.num_steps} from {workdir / checkpoint.CHECKPOINTS}"
         console.print(line, soft_wrap=True)
         return state
-    init = jax.jit(lambda seed: init_state(run.setup, run.method, seed), out_shardings=run.sharding)
+    options = parallel.ONCE_OPTIONS.get(run.devices[0].platform)
+    init = jax.jit(
+        lambda seed: init_state(run.setup, run.method, seed), out_shardings=run.sharding, compiler_options=options
+    )
     state = init(run.config.seed)
     pool = Pool(spec=run.spec, stacks=state.stacks).with_weights(trained)
     return jax.device_put(state.replace(stacks=pool.stacks), run.sharding)
