@@ -10,7 +10,7 @@ The runs are only read, and may be training.
 from pathlib import Path
 
 from orc_jax import commands
-from orc_jax.report.write import write_report
+from orc_jax.report.write import in_words, write_report
 from orc_jax.terminal import doing, make_console, warner
 
 
@@ -34,6 +34,8 @@ def main() -> None:
         written = write_report(
             args.workdir, args.out, args.checkpoint, args.max_examples, warner(console), args.data_dir, args.own
         )
+    for words in in_words(args.workdir, args.own):
+        print(words)
     print(f"written to {written}")
 
 

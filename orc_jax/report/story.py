@@ -49,6 +49,12 @@ def opening(logged: Logged, workdirs: Sequence[Path]) -> str:
     return "\n".join([*paragraphs, facts(of_run(logged))])
 
 
+def in_words(logged: Logged, workdirs: Sequence[Path]) -> str:
+    """The same as a text: the student, how good it is, and how much better than alone where that is known."""
+    found = _alone_as_far(logged, workdirs) if logged.evaluated else None
+    return " ".join([*_result(logged), *([_difference_to(logged, *found)] if found else [])])
+
+
 def _result(logged: Logged) -> list[str]:
     config, name = logged.resolved.config, logged.names[-1]
     size = len(logged.names)
@@ -81,9 +87,7 @@ def _against_alone(logged: Logged, workdirs: Sequence[Path]) -> list[str]:
         return []
     if logged.resolved.config.method == "independent":
         return ["<p>In independent no member learns from another: this is what the student comes to alone.</p>"]
-    epoch, baselines = logged.evaluated[-1]["epoch"], alone_beside(logged, workdirs)
-    reached = ((alone, row) for alone in baselines for row in metrics.evaluated(alone.rows) if row["epoch"] == epoch)
-    if found := next(reached, None):
+    if found := _alone_as_far(logged, workdirs):
         return [f"<p>{escape(_difference_to(logged, *found))}</p>"]
     unknown = (
         "How much of its top-1 it owes to the pool is unknown: beside this run there is none of the same student alone "
@@ -94,6 +98,15 @@ def _against_alone(logged: Logged, workdirs: Sequence[Path]) -> list[str]:
         fields = "config.method=independent and config.num_networks=1"
         return [f"<p>{unknown}The same fields with {fields} train it, in a workdir beside this one.</p>"]
     return [f"<p>{unknown}This trains it:</p>", f"<pre>{whole(command)}</pre>"]
+
+
+def _alone_as_far(logged: Logged, workdirs: Sequence[Path]) -> tuple[Alone, Row] | None:
+    """A run of the student alone that has come as far, and its row of that epoch. None of a run that is one itself."""
+    if logged.resolved.config.method == "independent":
+        return None
+    epoch, baselines = logged.evaluated[-1]["epoch"], alone_beside(logged, workdirs)
+    reached = ((alone, row) for alone in baselines for row in metrics.evaluated(alone.rows) if row["epoch"] == epoch)
+    return next(reached, None)
 
 
 def _difference_to(logged: Logged, alone: Alone, row: Row) -> str:

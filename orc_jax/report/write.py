@@ -55,6 +55,13 @@ def write_report(
     return _write(out, parts, "Runs: " + ", ".join(labels) if len(runs) > 1 else "")
 
 
+def in_words(workdirs: Sequence[Path], own: Sequence[str] = ()) -> list[str]:
+    """What the page says first on each run, as text; nothing on the folder of a comparison."""
+    if any(map(_is_comparison, workdirs)):
+        return []
+    return [story.in_words(collect.read(workdir, workdir.name, own), workdirs) for workdir in workdirs]
+
+
 def _write(out: Path, parts: Sequence[Part], title: str = "") -> Path:
     """Writes the page, which is called like its only part unless it has a title, and its figures."""
     text = page(title or parts[0].title, parts, "Written by python -m orc_jax.report.")

@@ -56,7 +56,9 @@ def test_what_came_of_it_in_words(logged):
 def test_it_is_compared_with_the_same_student_alone_wherever_that_lies(logged, tmp_path):
     """Beside the run, in a comparison, in its folder, or on the same page; the same seed before another."""
     beside = logged.workdir.parent
+    assert "alone" not in story.in_words(logged, ())
     put_alone(logged, beside / "seed_7", 0.46, seed=7)
+    assert "The same student trained alone, with the same budget, has 46.00%" in story.in_words(logged, ())
     text, _ = told(logged)
     assert "The same student trained alone, with the same budget, has 46.00% after epoch 2 (" in text
     assert "seed_7, with the seed 7): in the pool it has 4.00 percentage points more. One run each" in text
