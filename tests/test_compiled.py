@@ -10,7 +10,7 @@ import pytest
 from orc_jax import parallel
 from orc_jax.config import default
 from orc_jax.data.types import Dataset, Images
-from orc_jax.models import layers
+from orc_jax.models import layers, network
 from orc_jax.testing import Stepper, batches, build_run
 
 
@@ -81,6 +81,7 @@ def test_the_checks_would_notice(monkeypatch):
         without.setattr(parallel, "COMPILER_OPTIONS", {})
         assert given_to_ynnpack(compiled_program(method="independent"))
     monkeypatch.setattr(layers, "conv_general_dilated", jax.lax.conv_general_dilated)
+    network.make_network.cache_clear()  # of those with the other
     hlo = compiled_program(method="independent")
     assert slow_convolutions(hlo)
     assert transposed_chains(hlo)

@@ -28,7 +28,7 @@ def test_evaluation_restores_what_training_saved(finished, config, console, tmp_
     assert "target student" in printed(console)
     # Normalised as in training, whatever the constants of the set at hand.
     other = toy._replace(mean=(0.9,), std=(0.1,))
-    monkeypatch.setattr(sets, "load", lambda *_: other)
+    monkeypatch.setattr(sets, "load", lambda *_, **__: other)
     evaluate(config, workdir, "latest", console)
     assert json.loads((workdir / "evaluation_11.json").read_text()) == result
     with pytest.raises(UserError, match=r"--checkpoint='7'.*Accepted: latest, best, or one of \[5, 11\]"):

@@ -40,7 +40,7 @@ def test_a_pivot_checkpoint_of_other_networks_is_refused(finished, config, conso
         train(config, tmp_path / "run", console)
     config.teacher = "tiny_a"
     with monkeypatch.context() as patch, pytest.raises(UserError, match="normalised with mean, std"):
-        patch.setattr(sets, "load", lambda *_: toy._replace(mean=(0.5,)))
+        patch.setattr(sets, "load", lambda *_, **__: toy._replace(mean=(0.5,)))
         train(config, tmp_path / "run", console)
     config.dataset = "digits"
     with pytest.raises(UserError, match="1 channels and 3 classes, but digits has 1 and 10"):

@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import threading
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -128,8 +129,12 @@ def _example(
             raise UserError(
                 f"{records.name(i)} cannot be decoded: {error}. config.stream.skip_corrupt=True would leave it out"
             ) from error
-        _report(f"orc_jax: {records.name(i)} cannot be decoded: {error}; left out")
+        with REPORTING:  # of several threads one
+            _report(f"orc_jax: {records.name(i)} cannot be decoded: {error}; left out")
         return None
+
+
+REPORTING = threading.Lock()
 
 
 @functools.cache

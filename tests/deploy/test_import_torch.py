@@ -34,7 +34,7 @@ def digits_like(monkeypatch):
     images = Images(rng.integers(0, 256, (24, 32, 32, 3), np.uint8), np.arange(24, dtype=np.int32) % 10)
     constants = sets.CONSTANTS["cifar10"]
     dataset = Dataset("cifar10", images, images, tuple("0123456789"), (32, 32, 3), *constants)
-    monkeypatch.setattr(sets, "load", lambda config, warn, plugins: dataset)
+    monkeypatch.setattr(sets, "load", lambda *_, **__: dataset)
     return dataset
 
 

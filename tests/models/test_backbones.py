@@ -71,6 +71,7 @@ def relative_errors(ours, theirs):
 
 def smooth(monkeypatch):
     """Replaces the activations by functions without corners, here and in PyTorch."""
+    make_network.cache_clear()  # those that are made keep theirs
     monkeypatch.setattr(nnx, "relu", nnx.silu)
     monkeypatch.setattr(mobilenetv2, "relu6", lambda x: 6 * nnx.sigmoid(x - 3))
     monkeypatch.setattr(torch.nn.functional, "relu", lambda x, inplace=False: x * torch.sigmoid(x))
@@ -106,6 +107,13 @@ def assert_predicts(ours, network, data):
         theirs = network(torch_images(data))
     for x, y in zip(ours, theirs, strict=True):
         assert np.linalg.norm(np.asarray(x) - y.numpy()) < 1e-4 * np.linalg.norm(y.numpy())
+
+
+@pytest.fixture(autouse=True)
+def made_anew():
+    """A network keeps the activations that it was made with."""
+    yield
+    make_network.cache_clear()
 
 
 @pytest.mark.parametrize("name", CASES)
