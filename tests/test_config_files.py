@@ -5,6 +5,8 @@ import pytest
 from orc_jax import config_files
 from orc_jax.config import default, resolve
 from orc_jax.errors import UserError
+from orc_jax.testing import build_run
+from orc_jax.workdir import record
 
 START = "from orc_jax.config import default\n\ndef get_config():\n    config = default()\n"
 
@@ -87,8 +89,9 @@ def test_other_files_are_no_configs(here):
         config_files.load("run")
 
 
-@pytest.mark.usefixtures("toy_set", "kept_programs")
-def test_the_base(finished, config):
+def test_the_base(tmp_path, config, toy):
+    finished = tmp_path / "run"
+    record.write(finished, build_run(config, toy).record())
     assert config_files.base("digits", finished, None)[0].dataset == "digits"
     found, name = config_files.base(None, finished, None)
     assert found.to_json() == config.to_json() and name == f"that of the run in {finished}"

@@ -5,6 +5,8 @@ from absl import flags
 
 from orc_jax import flagging
 from orc_jax.errors import UserError
+from orc_jax.testing import build_run
+from orc_jax.workdir import record
 
 
 def parsed(*arguments):
@@ -69,8 +71,9 @@ def test_help(flag, capsys):
         assert told in text
 
 
-@pytest.mark.usefixtures("toy_set", "kept_programs")
-def test_what_a_run_names_is_not_trusted(finished):
+def test_what_a_run_names_is_not_trusted(tmp_path, config, toy):
+    finished = tmp_path / "run"
+    record.write(finished, build_run(config, toy).record())
     _, given = parsed(f"--workdir={finished}", "--config.student=my:Net", "--own=mine:Thing", "--config.seed=5")
     assert given.base == f"that of the run in {finished}"
     assert given.trusted == {"my:Net", "mine:Thing"}

@@ -34,7 +34,7 @@ def test_programs_are_kept_from_run_to_run(tmp_path, monkeypatch):
     """A second run of the same kind, with another seed and in another folder, has nothing to add."""
     # jax keeps what took a second to compile; which programs did depends on the machine, so here it keeps all
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    fields = "method=independent num_networks=1 student=resnet8 examples_per_class=6 batch_size=32 num_epochs=1"
+    fields = "method=independent num_networks=1 student=plane2 examples_per_class=6 batch_size=32 num_epochs=1"
     fields = [f"--config.{field}" for field in [*fields.split(), "warmup_epochs=0"]]
     kept = []
     for seed in (0, 1):

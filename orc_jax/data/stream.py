@@ -13,7 +13,6 @@ import re
 import signal
 import sys
 import threading
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

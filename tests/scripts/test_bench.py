@@ -30,6 +30,7 @@ def test_iteration(args, monkeypatch):
     assert len(text) == 7 and len({line.count("|") for line in text}) == 1
 
 
+@pytest.mark.slow
 def test_scaling(args, monkeypatch):
     prepare = bench.prepare
     monkeypatch.setattr(bench, "SIZES", (3, 4))
