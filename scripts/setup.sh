@@ -2,37 +2,65 @@
 # Makes .venv in the repository and installs orc_jax and its requirements there: the CUDA build of JAX where there is an
 # NVIDIA GPU, the CPU build elsewhere. Nothing is done again while the requirements stay the same.
 #   scripts/setup.sh [further requirements file ...]
-# PYTHON chooses the interpreter (3.11 to 3.14; without it the newest there is), VENV the folder.
+# PYTHON chooses the interpreter (3.11 to 3.14; without it that of .venv, or the newest there is), VENV the folder, JAX
+# the build: cpu or cuda12.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
 
-suits() { # an interpreter of a version for which all requirements have wheels, and which can make an environment
-  "$1" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1
+fail() {
+  echo "setup.sh: $1" >&2
+  exit 2
 }
+
+# What keeps an interpreter from being taken: nothing, or a reason. All requirements have wheels for these versions.
+reason() {
+  "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' >/dev/null 2>&1 || { echo "it does not run"; return; }
+  "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' ||
+    { echo "it is $("$1" --version 2>&1)"; return; }
+  "$1" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
+    echo "it cannot make environments (Debian, Ubuntu: apt install $(basename "$1")-venv)"
+}
+
 python=${PYTHON:-}
-if [ -n "$python" ] && ! suits "$python"; then
-  echo "setup.sh: PYTHON=$python: must be a Python 3.11 to 3.14 with venv (Debian, Ubuntu: apt install python3-venv)" >&2
-  exit 2
-fi
-for candidate in python3.14 python3.13 python3.12 python3.11 python3; do
-  [ -n "$python" ] && break
-  suits "$candidate" && python=$candidate
-done
-if [ -z "$python" ]; then
-  echo "setup.sh: needs Python 3.11 to 3.14 with venv (Debian, Ubuntu: apt install python3-venv); set PYTHON to one" >&2
-  exit 2
+if [ -n "$python" ]; then
+  why=$(reason "$python")
+  [ -z "$why" ] || fail "PYTHON=$python: must be a Python 3.11 to 3.14, and $why"
+else
+  refused=
+  for candidate in "$venv/bin/python" python3.14 python3.13 python3.12 python3.11 python3; do
+    command -v "$candidate" >/dev/null || continue
+    why=$(reason "$candidate")
+    [ -n "$why" ] || { python=$candidate; break; }
+    refused+="; $candidate: $why"
+  done
+  [ -n "$python" ] || fail "needs a Python 3.11 to 3.14 on PATH, or as PYTHON=...$refused"
 fi
 
-wanted=$(cat requirements.txt "$@" | { if nvidia-smi >/dev/null 2>&1; then cat; else sed 's/jax\[cuda12\]/jax/'; fi; })
-wanted+=$'\n'"# orc_jax itself: $(cat pyproject.toml setup.py | cksum)"
-if [ "$(cat "$venv/installed.txt" 2>/dev/null)" != "$wanted" ]; then
-  echo "Installing into $venv with $("$python" --version): $(grep -c '^[a-z]' <<<"$wanted") packages and what they need ..."
+case ${JAX:=$(if nvidia-smi >/dev/null 2>&1; then echo cuda12; else echo cpu; fi)} in
+  cpu) jax='jax' size='1.1 GB on disk, of which 300 MB are downloaded' ;;
+  cuda12) jax='jax[cuda12]' size='7 GB on disk, of which 3 GB are downloaded' ;;
+  *) fail "JAX=$JAX: must be cpu or cuda12" ;;
+esac
+wanted=$(cat requirements.txt "$@" | sed "s/^jax\[cuda12\]/$jax/")
+key="$wanted"$'\n'"# orc_jax itself, $("$python" --version): $(cat pyproject.toml setup.py | cksum)"
+if [ "$(cat "$venv/installed.txt" 2>/dev/null)" != "$key" ]; then
+  echo "Installing orc_jax and what it needs into $venv with $("$python" --version), JAX for $JAX: about $size$(
+    [ $# -eq 0 ] || echo "; and what $* asks for")"
+  # An environment of another Python would be left half as it was.
+  if [ -d "$venv/bin" ] && [ "$("$venv/bin/python" --version 2>&1)" != "$("$python" --version)" ]; then
+    echo "$venv has another Python: it is made anew"
+    rm -rf "$venv"
+  fi
   "$python" -m venv "$venv"
   printf '%s\n' "$wanted" >"$venv/wanted.txt"
-  pip=("$venv/bin/python" -m pip install --disable-pip-version-check)
-  [ -t 1 ] || pip+=(--progress-bar off)
-  "${pip[@]}" -r "$venv/wanted.txt"
-  "${pip[@]}" --quiet --no-deps --editable .
-  mv "$venv/wanted.txt" "$venv/installed.txt"
+  # What is imported is compiled then; to compile all of it now takes five times as long as the rest. Tests want it: they
+  # would take for errors what Python warns of when it compiles.
+  "$venv/bin/python" scripts/told.py "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
+    --no-compile -r "$venv/wanted.txt" --editable . || fail "pip failed with $("$python" --version); PYTHON=... takes another"
+  if [ $# -gt 0 ]; then
+    echo "compiling it, about a minute"
+    "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true  # some is of other Pythons
+  fi
+  printf '%s\n' "$key" >"$venv/installed.txt"
 fi
