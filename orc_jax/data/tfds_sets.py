@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import os
+import shlex
 import socket
 import sys
 import urllib.parse
@@ -88,6 +89,8 @@ def _load(
             f"config.dataset={config.dataset!r} is not known.{hint} Accepted: digits, folder, or any image "
             "classification set of TFDS, such as cifar10, cifar100, mnist, fashion_mnist, svhn_cropped."
         ) from None
+    except ImportError as error:
+        raise UserError(f"config.dataset={config.dataset!r} is not prepared, and {_missing(error)}") from error
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"config.dataset={config.dataset!r} cannot be opened: {error}") from error
     features = dict(builder.info.features.items())
@@ -107,9 +110,9 @@ def _load(
         try:
             splits.append(read(builder, config[field], image_key, label_key))
         except ImportError as error:
+            format = builder.info.file_format.value
             raise UserError(
-                f"config.dataset={config.dataset!r} is prepared as {builder.info.file_format.value}, and a package "
-                f"that reading it needs is missing (requirements.txt has all): {error}"
+                f"config.dataset={config.dataset!r} is prepared as {format}, and to read that {_missing(error)}"
             ) from error
         except (ValueError, KeyError) as error:
             have = ", ".join(f"{name} ({info.num_examples})" for name, info in builder.info.splits.items())
@@ -140,10 +143,7 @@ def _prepare(builder: Any, name: str, config: ConfigDict):
     missing = f"config.dataset={config.dataset!r} is not prepared in {builder.data_path.parent.parent}, and"
     point = f"Point config.data_dir (or TFDS_DATA_DIR) at a directory that holds {config.dataset}/{builder.version}"
     if not from_archive and importlib.util.find_spec("tensorflow") is None:
-        install = _how_to_install()
-        raise UserError(
-            f"{missing} TFDS needs TensorFlow to prepare it, once: {install}, and the same command again. {point}"
-        )
+        raise UserError(f"{missing} {_missing()}, and then give the same command again. {point}")
     builder = tfds.builder(name, data_dir=config.data_dir or None, file_format=ARRAY_RECORD)
     try:
         if from_archive:
@@ -160,10 +160,17 @@ def _prepare(builder: Any, name: str, config: ConfigDict):
     return builder
 
 
-def _how_to_install() -> str:
+def _missing(error: ImportError | None = None) -> str:
+    """The one command that installs what TFDS needs where a set is not prepared, or not as array_record."""
+    if error is not None and "tensorflow" not in str(error):
+        return f"a package is missing ({error}); requirements.txt has all"
     if sys.version_info >= (3, 14):
-        return "there is none for this Python yet, but an environment of Python 3.11 to 3.13 can do it"
-    return "pip install 'orc_jax[prepare]'"
+        return (
+            "TFDS needs TensorFlow, which there is not for Python 3.14; an environment of an older one can prepare it"
+        )
+    repository = Path(__file__).parents[2] / "requirements-prepare.txt"
+    what = f"-r {shlex.quote(str(repository))}" if repository.is_file() else "'orc_jax[prepare]'"
+    return f"TFDS needs TensorFlow, once: {shlex.quote(sys.executable)} -m pip install {what}"
 
 
 def _check_network(builder) -> None:

@@ -94,13 +94,34 @@ def test_missing_data_without_network_fails_at_once(tmp_path, monkeypatch):
     def no_network(*_):
         raise OSError("Name or service not known")
 
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # as where TensorFlow is installed
     monkeypatch.setattr("socket.getaddrinfo", no_network)
     monkeypatch.setattr("urllib.request.getproxies", dict)
     with pytest.raises(UserError, match=r"(?s)config.dataset='mnist' is not prepared in .*no network.*config.data_dir"):
         sets.load(config_for(dataset="mnist", data_dir=str(tmp_path)), print)
 
 
+@pytest.mark.parametrize("dataset", ["mnist", "coco"])  # the second cannot even be opened
+def test_without_tensorflow_the_message_is_the_command(tmp_path, monkeypatch, dataset):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    if dataset == "coco":
+        tfds = pytest.importorskip("tensorflow_datasets")
+
+        def no_tensorflow(*_, **__):
+            raise ModuleNotFoundError("No module named 'tensorflow'")
+
+        monkeypatch.setattr(tfds, "builder", no_tensorflow)
+    monkeypatch.setattr("sys.version_info", (3, 13))
+    command = r"is not prepared.* TensorFlow, once: \S+ -m pip install (-r \S+requirements-prepare.txt|'orc_jax\[prep)"
+    with pytest.raises(UserError, match=command):
+        sets.load(config_for(dataset=dataset, data_dir=str(tmp_path)), print)
+    monkeypatch.setattr("sys.version_info", (3, 14))
+    with pytest.raises(UserError, match=r"which there is not for Python 3\.14"):
+        sets.load(config_for(dataset=dataset, data_dir=str(tmp_path)), print)
+
+
 def test_other_sets_are_refused(tmp_path):
+    pytest.importorskip("tensorflow")
     with pytest.raises(UserError, match="is not an image classification set"):
         sets.load(config_for(dataset="coco", data_dir=str(tmp_path)), print)
 
