@@ -54,6 +54,8 @@ def watched(warn: Callable[[str], None]) -> Iterator[Stop]:
     def handle(number: int, _frame) -> None:
         handled.append(number)
         if handled.count(number) > 1:
+            if before[number] == signal.SIG_IGN:  # as shells have it for what they start in the background
+                _leave_at_once(number)
             signal.signal(number, before[number])
             signal.raise_signal(number)
             return

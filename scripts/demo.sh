@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ORC on a fresh machine: installs, trains five networks on the embedded handwritten digits, trains the smallest of them
+# ORC on a fresh machine: installs, trains three networks on the embedded handwritten digits, trains the smallest of them
 # alone with the same budget, and writes a report on what the pool was good for.
 # The results go to runs/demo and runs/demo_alone, or to the folder given as the first argument and the one beside it.
 set -euo pipefail
@@ -12,8 +12,8 @@ workdir=${workdir%/}
 budget=(--config=configs/digits.py --config.examples_per_class=50 --config.num_epochs=20 --config.pretrain_epochs=10)
 budget+=(--config.eval_every_epochs=2)
 
-echo "1 of 3: a pivot teacher, and then five networks that teach each other"
-"$bin/orc-jax" "${budget[@]}" --config.num_networks=5 --workdir="$workdir"
+echo "1 of 3: a pivot teacher, and then three networks that teach each other"
+"$bin/orc-jax" "${budget[@]}" --config.num_networks=3 --workdir="$workdir"
 echo
 echo "2 of 3: the target student alone, with the same budget"
 "$bin/orc-jax" "${budget[@]}" --config.num_networks=1 --config.method=independent --workdir="${workdir}_alone"

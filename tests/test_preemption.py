@@ -101,10 +101,27 @@ def test_the_second_signal_ends_a_program_that_computes():
     arguments = [sys.executable, "-c", program]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout.readline() == "computing\n"
+        time.sleep(0.5)  # until it does
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline().startswith("SIGINT: stopping after this step")
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        try:
+            assert process.wait(timeout=30) == 130
+        finally:
+            process.kill()
+
+
+def test_the_second_signal_ends_what_a_shell_has_started_in_the_background():
+    """There SIGINT is ignored, until a run asks for it."""
+    program = (
+        "import os, signal, time; from orc_jax.preemption import watched\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "with watched(print):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=50).returncode == 130
 
 
 # Those with stages, with state besides the members', or with decisions.
