@@ -104,6 +104,7 @@ def test_the_state_is_donated(toy, config):
     assert memory.alias_size_in_bytes >= 0.99 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_repeated_forward_passes_take_less_memory_and_change_nothing(toy, config):
     """With `config.remat`: the parameters after two steps up to rounding, and the temporaries of a step."""
     ends, sizes = [], []

@@ -128,6 +128,7 @@ def deploy_page():
     return (ROOT / "docs" / "deploy.md").read_text()
 
 
+@pytest.mark.slow
 def test_reproduce(walk, folder):
     walk("reproduce")
     for run, method in (("wrn_orc", "orc"), ("wrn_kd", "kd")):

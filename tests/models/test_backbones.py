@@ -161,6 +161,7 @@ def test_a_vgg_of_larger_images(size):
     assert_predicts(jax.jit(ours.predict)(*weights, normalized(data.images)), network, data)
 
 
+@pytest.mark.slow
 def test_networks_of_three_families_in_one_pool(config):
     """An iteration of ORC with a VGG as pivot teacher, a plain network and a wide ResNet; all of them learn."""
     config.teacher, config.assistants, config.student, config.num_networks = "vgg8", "plane2", "wrn_16_1", 3

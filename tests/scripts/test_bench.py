@@ -16,6 +16,7 @@ def args(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_iteration(args, monkeypatch):
     monkeypatch.setitem(bench.PEAKS, "cpu", {"float32": 1e12, "bfloat16": 1e12, "bytes": 1e11})
     rows = {row["program"]: row for row in bench.iteration(args)}

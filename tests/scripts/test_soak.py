@@ -15,6 +15,7 @@ from tests.helpers import train
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tmp_path):
     command = [sys.executable, "-m", "scripts.soak", "--epochs", "2", "--kills", "1", "--seconds", "1"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
