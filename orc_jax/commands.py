@@ -39,6 +39,17 @@ def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
 
 
 @contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """Around what reads the command line: as `reported`, but without importing anything."""
+    try:
+        yield
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted", status=130)
+
+
+@contextlib.contextmanager
 def reported(workdir: Path | None = None, *, several: bool = False) -> Iterator[None]:
     """Ends the program with one message, and an exit status that is not 0, for what needs no traceback.
 

@@ -59,7 +59,7 @@ def main() -> None:
     """The command."""
     commands.quiet()
     console = make_console()
-    with commands.reported(several=False), doing(console, "loading JAX"):
+    with commands.understood(), doing(console, "loading JAX"):
         given = flagging.parse(sys.argv, FLAGS, __doc__)
         # Imported late, so that --help and mistakes in the flags are answered at once.
         from orc_jax import hosts

@@ -42,7 +42,7 @@ def main() -> None:
     """The command."""
     commands.quiet()
     console = make_console()
-    with commands.reported(), doing(console, "loading JAX"):
+    with commands.understood(), doing(console, "loading JAX"):
         for name in OF_ONE_RUN:
             if any(argument.lstrip("-").partition("=")[0] == name for argument in sys.argv[1:]):
                 raise UserError(f"--{name} is for one run; a comparison trains many, and goes on by itself")

@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the file to write; its description is FILE.json")
     args = parser.parse_args()
     commands.quiet()
-    with commands.reported(), doing(make_console(), f"writing {args.out}"):
+    with doing(make_console(), f"writing {args.out}"), commands.reported():
         written = export_member(args.workdir, args.member, args.checkpoint, args.format, args.out, args.own)
     print(
         f"{written['member']} of step {written['step']}, {written['num_classes']} classes: {args.out}, "

@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, help="height and width of its images; default: 32 or 224, by model")
     args = parser.parse_args()
     commands.quiet()
-    with commands.reported(), doing(make_console(), f"reading {args.checkpoint}"):
+    with doing(make_console(), f"reading {args.checkpoint}"), commands.reported():
         written = import_checkpoint(
             args.checkpoint, args.model, args.out, mean=args.mean, std=args.std, image_size=args.image_size
         )

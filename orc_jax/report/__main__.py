@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     commands.quiet()
     console = make_console()
-    with commands.reported(), doing(console, "evaluating and drawing for the report"):
+    with doing(console, "evaluating and drawing for the report"), commands.reported():
         written = write_report(
             args.workdir, args.out, args.checkpoint, args.max_examples, warner(console), args.data_dir, args.own
         )
