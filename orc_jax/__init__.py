@@ -1,7 +1,7 @@
 """ORC, and the methods it stands on and is compared with, on a pool of networks in one compiled step.
 
-As a library: `train` and `load` of `orc_jax.library`, and `default_config`. They are imported when they are first asked
-for, so that the package itself is there at once.
+What a program calls are `train`, `load` and `default_config`. They are imported when they are first asked for, so that
+the package itself is there at once.
 """
 
 from typing import Any

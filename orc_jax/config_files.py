@@ -22,6 +22,11 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.py"))
 
 
+def listed() -> str:
+    """The same as a person gives them."""
+    return ", ".join(f"configs/{name}.py" for name in shipped())
+
+
 def find(given: str) -> Path:
     """The file that `--config=given` means: of this path, or one that comes along, as `configs/<name>.py` or its name.
 
@@ -36,11 +41,7 @@ def find(given: str) -> Path:
         return comes_along
     if path.exists():
         raise UserError(f"--config={given}: is not a file; accepted is a Python file with get_config()")
-    raise UserError(f"--config={given}: there is no such file. Those that come along: {_listed()}")
-
-
-def _listed() -> str:
-    return ", ".join(f"configs/{name}.py" for name in shipped())
+    raise UserError(f"--config={given}: there is no such file. Those that come along: {listed()}")
 
 
 def load(given: str) -> ConfigDict:
@@ -130,8 +131,8 @@ def of_run(workdir: Path) -> ConfigDict:
     return config
 
 
-def base(given: str | None, workdir: Path | None, dataset: str | None) -> tuple[ConfigDict, str]:
-    """The config that the overrides of a command change, and what it is called.
+def base(given: str | None, workdir: Path | None, dataset: str | None) -> tuple[ConfigDict, str, bool]:
+    """The config that the overrides of a command change, what it is called, and whether it is that of a run.
 
     That of the file that was given; else of the run in the workdir that was given; else the one that comes along for
     the data set that was given; else that for the embedded digits.
@@ -140,11 +141,11 @@ def base(given: str | None, workdir: Path | None, dataset: str | None) -> tuple[
         UserError: if it cannot be had.
     """
     if given is not None:
-        return load(given), find(given.partition(":")[0]).as_posix()
+        return load(given), find(given.partition(":")[0]).as_posix(), False
     if workdir is not None and (workdir / "config.json").is_file():
-        return of_run(workdir), f"that of the run in {workdir}"
+        return of_run(workdir), f"that of the run in {workdir}", True
     name = dataset if dataset in shipped() else "digits"
-    return load(f"configs/{name}.py"), f"configs/{name}.py, as no --config was given"
+    return load(f"configs/{name}.py"), f"configs/{name}.py, as no --config was given", False
 
 
 def adapted(config: ConfigDict, given: Collection[str]) -> list[str]:

@@ -80,9 +80,11 @@ def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Gi
             raise UserError(_unknown_flag(argument, own))
     workdir = own["workdir"].value
     dataset = re.findall(r"(?m)^--?config\.dataset(?:=|\n)(.*)", "\n".join(rest))
-    config, base = config_files.base(given, Path(workdir) if workdir else None, dataset[-1] if dataset else None)
+    config, base, of_run = config_files.base(
+        given, Path(workdir) if workdir else None, dataset[-1] if dataset else None
+    )
     overrides = _override(config, rest)
-    of_run, trusted, adapted = given is None and base.startswith("that of"), None, []
+    trusted, adapted = None, []
     if not of_run:
         adapted = config_files.adapted(config, overrides)
     else:
@@ -104,7 +106,7 @@ def _without_config(argv: list[str]) -> tuple[str | None, list[str]]:
             if not equals:
                 i += 1
                 if i == len(argv):
-                    raise UserError("--config: needs a file; those that come along: " + _shipped())
+                    raise UserError("--config: needs a file; those that come along: " + config_files.listed())
                 value = argv[i]
             given = value
         else:
@@ -162,14 +164,10 @@ def _unknown_flag(argument: str, own: Iterable[str]) -> str:
     return f"--{name} is not known.{hint} Accepted: {listed}."
 
 
-def _shipped() -> str:
-    return ", ".join(f"configs/{name}.py" for name in config_files.shipped())
-
-
 def _help(own: flags.FlagValues, description: str | None) -> NoReturn:
     told = {
-        "config=FILE": f"The config. Those that come along: {_shipped()}. Without it: that of the run in the workdir, "
-        "or the one that comes along for config.dataset, or configs/digits.py.",
+        "config=FILE": f"The config. Those that come along: {config_files.listed()}. Without it: that of the run in "
+        "the workdir, or the one that comes along for config.dataset, or configs/digits.py.",
         "config.FIELD=VALUE": "Any field of it; docs/config.md lists them, and --mode=describe what comes of them.",
     }
     told |= {name: f"{own[name].help} (default: {own[name].default!r})" for name in own}

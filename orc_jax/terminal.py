@@ -127,7 +127,7 @@ class Bar:
     """The progress of a run: drawn on a terminal; elsewhere only what takes long is said."""
 
     def __init__(self, console: Console, title: str, total: int, completed: int):
-        self.console, self.total, self.first = console, total, completed
+        self.console, self.total = console, total
         self._progress = Progress(_Line(console), console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task(title, total=total, completed=completed, status=(), left="")
         self._started = None

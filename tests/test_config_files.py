@@ -93,12 +93,12 @@ def test_the_base(tmp_path, config, toy):
     finished = tmp_path / "run"
     record.write(finished, build_run(config, toy).record())
     assert config_files.base("digits", finished, None)[0].dataset == "digits"
-    found, name = config_files.base(None, finished, None)
-    assert found.to_json() == config.to_json() and name == f"that of the run in {finished}"
+    found, name, of_run = config_files.base(None, finished, None)
+    assert found.to_json() == config.to_json() and name == f"that of the run in {finished}" and of_run
     assert isinstance(found.lr_boundaries, tuple)
     for dataset, teacher in {"cifar10": "resnet56", "folder": "resnet34", None: "resnet20", "svhn": "resnet20"}.items():
-        found, name = config_files.base(None, finished / "nothing", dataset)
-        assert found.teacher == teacher and "as no --config was given" in name
+        found, name, of_run = config_files.base(None, finished / "nothing", dataset)
+        assert found.teacher == teacher and "as no --config was given" in name and not of_run
 
 
 @pytest.mark.parametrize(
