@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from orc_jax import training
 from orc_jax.data import sets
 from orc_jax.errors import UserError
 from orc_jax.testing import assert_identical, build_run
@@ -184,3 +185,21 @@ def test_evaluations_and_checkpoints_every_few_epochs(config, console, tmp_path)
     np.testing.assert_allclose(rates, [0.05, 0.05, 0.05, 5e-4, 5e-5], rtol=1e-5)  # of the last steps
     with checkpoint.open_manager(tmp_path / "run", create=False) as manager:
         assert {22, 28} <= set(manager.all_steps()) <= {11, 22, 28}
+
+
+def test_few_steps_are_under_way(config, console, tmp_path, monkeypatch):
+    """However seldom the log is written: the run waits for older ones, so that it can be stopped soon."""
+    config.method, config.num_networks, config.assistants, config.log_every_steps = "independent", 2, "", 50
+    waited, dispatched, under_way = jax.block_until_ready, training._Meter.dispatched, []
+
+    def noted(meter, step, state):
+        done = []
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "block_until_ready", lambda values: done.append(waited(values)))
+            dispatched(meter, step, state)
+        under_way.append((len(done), len(meter.unfinished)))
+
+    monkeypatch.setattr(training._Meter, "dispatched", noted)
+    train(config, tmp_path / "run", console)
+    # The first step compiles and is waited for; the end of an epoch waits for all.
+    assert under_way == [(1, 0), (0, 1), (0, 2), (1, 2), (1, 2), (0, 1), (0, 2), (1, 2), (1, 2), (1, 2), (1, 2)]
