@@ -68,6 +68,7 @@ def default() -> ConfigDict:
     config.nesterov = False
     config.weight_decay = 5e-4
     config.dtype = "float32"  # of activations: "float32" or "bfloat16"; parameters and losses stay float32
+    config.batch_norm = "global"  # statistics of the global batch, or "local": of each device's share of it
     config.remat = False  # repeat forward passes in the backward pass instead of keeping them: a fraction of the memory
     config.seed = 0
 
@@ -76,6 +77,7 @@ def default() -> ConfigDict:
     config.eval_every_epochs = 1  # evaluate and save a checkpoint
     config.checkpoint_every_steps = 0  # more checkpoints, within epochs; 0 is none
     config.log_to = "tensorboard"  # "tensorboard", "wandb" (if it is installed), both with a comma, or ""
+    config.steps_per_call = 1  # steps in one call of the program: fewer calls, for accelerators that wait for them
     config.log_every_steps = 50  # progress bar, and the check that no member has diverged
     # What to do when a member's loss or weights are not finite any more: "stop", or "isolate" an assistant, which is
     # never promoted from then on and left out of the ensemble (ORC and independent training).
@@ -283,7 +285,15 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "on_divergence": ("stop", "isolate"),
 }
-POSITIVE = ("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "eval_every_epochs", "log_every_steps")
+POSITIVE = (
+    "batch_size",
+    "num_epochs",
+    "learning_rate",
+    "eval_batch_size",
+    "eval_every_epochs",
+    "log_every_steps",
+    "steps_per_call",
+)
 NOT_NEGATIVE = (
     "pretrain_epochs",
     "warmup_epochs",

@@ -25,9 +25,8 @@ from rich.console import Console
 from orc_jax import training
 from orc_jax.config import Resolved, default, resolve
 from orc_jax.data import sets
-from orc_jax.deploy.member import Member, classifier, load_member
+from orc_jax.deploy.member import Member, classifier, load_member, network_of
 from orc_jax.errors import UserError
-from orc_jax.models.network import make_network
 from orc_jax.pool import names_of
 from orc_jax.terminal import make_console
 from orc_jax.workdir import metrics
@@ -186,5 +185,5 @@ def load(
     with _storage_is_quiet():
         found = load_member(Path(workdir), member, checkpoint, own)
     weights = jax.device_put(found.weights)
-    module = make_network(found.model, found.num_classes, found.image_shape).module(*weights)
+    module = network_of(found).module(*weights)
     return TrainedNetwork(found, module, functools.partial(jax.jit(classifier(found)), weights))

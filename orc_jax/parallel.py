@@ -5,6 +5,7 @@ With several processes each holds the state on its own devices, and its share of
 Every collective takes `axis_name=None` as well, so the same step runs unmapped, as one device would run it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,19 @@ COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUS
 ONCE_OPTIONS = {"cpu": {"xla_backend_optimization_level": 1}}
 
 
+def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
+    """A program, compiled with the options for a platform. One that this version of XLA does not know is left out."""
+    options: dict[str, Any] = dict(COMPILER_OPTIONS.get(platform, {}))
+    while True:
+        try:
+            return lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            unknown = re.search(r"No such compile option: '(\w+)'", str(error))
+            if unknown is None or unknown[1] not in options:
+                raise
+            del options[unknown[1]]
+
+
 class DataParallel:
     """`step(state, data, batch)` over devices: state, data and results replicated, `batch` sharded.
 
@@ -45,7 +59,8 @@ class DataParallel:
             devices=_all_devices(devices),
         )
         # With several processes, a compiled `pmap` does not take what one that is called does: a process's own share.
-        self._options = COMPILER_OPTIONS.get(devices[0].platform) if jax.process_count() == 1 else None
+        self._compiles = jax.process_count() == 1 and devices[0].platform in COMPILER_OPTIONS
+        self._platform = devices[0].platform
         # XLA:CPU runs its virtual devices on one pool of threads: two steps in flight can wait for each other for ever.
         self._waits = len(devices) > 1 and devices[0].platform == "cpu"
         self._programs = {}
@@ -56,11 +71,10 @@ class DataParallel:
 
     def compile(self, *args) -> jax.stages.Compiled:
         """The program for arguments of these shapes."""
-        options: Any = self._options
-        return self.lower(*args).compile(compiler_options=options)
+        return compiled(self.lower(*args), self._platform)
 
     def __call__(self, *args):
-        if self._options is None:
+        if not self._compiles:
             return self.mapped(*args)
         # `pmap` takes no options of the compiler, so its programs are kept here.
         leaves, structure = jax.tree.flatten(args)

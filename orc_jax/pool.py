@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from orc_jax import plugins, rngs
+from orc_jax import parallel, plugins, rngs
 from orc_jax.errors import UserError
 from orc_jax.models import MODELS, Model
+from orc_jax.models.conv import convolution_for
 from orc_jax.models.network import Network, Params, make_network
 
 TARGET = 2**31 - 1  # stands for the number of the target student where its initial parameters are drawn
@@ -110,17 +111,17 @@ class Pool(struct.PyTreeNode):
         """The parameters of the stacks that are no members'."""
         return {name: s.params for name, s in self.stacks.items() if name not in self.spec.architectures}
 
-    def _rows(self, stack: Stack) -> jax.Array | None:
-        """The rows that members of `stack` have here; None is all of them."""
+    def _rows(self, stack: Stack) -> list[int]:
+        """The rows that members of `stack` have here."""
         (whole,) = (one.members for one in self.spec.stacks if one.name == stack.name)
-        return None if stack.members == whole else jnp.array([whole.index(member) for member in stack.members])
+        return [whole.index(member) for member in stack.members]
 
     def select(self, members: Sequence[int]) -> "Pool":
         """Some of the members, without heads. Raises `ValueError` for one that is not in the pool."""
         spec, stacks = self.spec.select(members), {}
         for stack in spec.stacks:
             rows, state = self._rows(stack), self.stacks[stack.name]
-            stacks[stack.name] = state if rows is None else jax.tree.map(lambda x, rows=rows: x[rows], state)
+            stacks[stack.name] = jax.tree.map(lambda x, rows=rows: _take(x, rows), state)
         return Pool(spec=spec, stacks=stacks)
 
     def put(self, part: "Pool") -> "Pool":
@@ -129,8 +130,7 @@ class Pool(struct.PyTreeNode):
         stacks = dict(self.stacks)
         for stack in part.spec.stacks:
             rows, old, new = self._rows(stack), stacks[stack.name], part.stacks[stack.name]
-            set_rows = lambda x, y, rows=rows: x.at[rows].set(y)  # noqa: E731
-            stacks[stack.name] = new if rows is None else jax.tree.map(set_rows, old, new)
+            stacks[stack.name] = jax.tree.map(lambda x, y, rows=rows: _put(x, y, rows), old, new)
         return self.replace(stacks=stacks)
 
     def take_row(self, stack: Stack, row: jax.Array) -> "Pool":
@@ -160,6 +160,19 @@ class Pool(struct.PyTreeNode):
         return pool
 
 
+# Rows are known when the program is traced, so these are slices and joins, which compilers fuse with what comes before
+# and after; a gather or a scatter would be a launch of its own for every leaf.
+def _take(x: jax.Array, rows: Sequence[int]) -> jax.Array:
+    first, last = rows[0], rows[-1] + 1
+    return x[first:last] if list(rows) == list(range(first, last)) else jnp.stack([x[row] for row in rows])
+
+
+def _put(x: jax.Array, new: jax.Array, rows: Sequence[int]) -> jax.Array:
+    if len(rows) == len(x):
+        return new
+    return jnp.stack([new[rows.index(row)] if row in rows else x[row] for row in range(len(x))])
+
+
 def take_row(values: Any, row: jax.Array) -> Any:
     """One row of one stack's values, as a stack of one: `[1, ...]`. The row is a value."""
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, row, 1), values)
@@ -179,13 +192,18 @@ def make_spec(
     image_shape: tuple[int, int, int],
     dtype: str = "float32",
     axis_name: str | None = None,
+    batch_norm: str = "global",
     remat: bool = False,
+    platform: str = "cpu",
     members: Sequence[int] | None = None,
 ) -> PoolSpec:
     """A pool with one member per name in `architectures`, equal names stacked. Other arguments are the models'.
 
-    `members` are their numbers in a run that has more, increasing. With `remat` a backward pass repeats the member's
-    forward pass instead of keeping it: the memory of a step grows with the largest member rather than with the pool.
+    `members` are their numbers in a run that has more, increasing. With `batch_norm="local"` each device normalises its
+    share of the batch by itself, and the running statistics move by the mean over devices. With `remat` a backward pass
+    repeats the member's forward pass instead of keeping it: the memory of a step grows with the largest member
+    rather than with the pool. `platform` is the one that programs with the networks are compiled for: it makes them
+    fast there, not different.
 
     Raises:
         UserError: for a network of one's own that is not as it has to be.
@@ -194,7 +212,8 @@ def make_spec(
     for name in dict.fromkeys(architectures):
         rows = tuple(i for i, other in zip(numbers, architectures, strict=True) if other == name)
         try:
-            network = make_network(models[name], num_classes, image_shape, dtype, axis_name)
+            over = axis_name if batch_norm == "global" else None
+            network = make_network(models[name], num_classes, image_shape, dtype, over, convolution_for(platform))
         except TypeError as error:
             if not plugins.is_own(name):
                 raise
@@ -203,10 +222,20 @@ def make_spec(
             ) from error
         if plugins.is_own(name):
             _check_outputs(name, network, num_classes, image_shape)
+        if over != axis_name:
+            network = network._replace(train=_averaging_statistics(network.train, axis_name))
         if remat:
             network = network._replace(train=jax.checkpoint(network.train))
         stacks.append(Stack(name, network, rows))
     return PoolSpec(tuple(architectures), numbers, tuple(stacks))
+
+
+def _averaging_statistics(train: Callable, axis_name: str | None) -> Callable:
+    def averaging(params, batch_stats, images):
+        outputs, moved = train(params, batch_stats, images)
+        return outputs, parallel.mean(moved, axis_name)
+
+    return averaging
 
 
 def _check_outputs(name: str, network: Network, num_classes: int, image_shape: tuple[int, int, int]) -> None:

@@ -23,10 +23,12 @@ class Stop:
 
     def __init__(self):
         self.signal: signal.Signals | None = None  # that asked
+        self.asked = 0  # how often: what processes agree on is one of these
 
-    def requested(self, step: int) -> bool:
-        """Whether to leave after `step` steps. Every process calls it once after each step."""
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+    def requested(self) -> bool:
+        """Whether to leave now. Every process asks after each call of the step."""
+        self.asked += 1
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(self.asked):
             self.signal = self.signal or signal.SIGTERM
             return True
         return jax.process_count() == 1 and self.signal is not None

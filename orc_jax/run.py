@@ -85,7 +85,9 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         image_shape=dataset.image_shape,
         dtype=config.dtype,
         axis_name=axis_name,
+        batch_norm=config.batch_norm,
         remat=config.remat,
+        platform=devices[0].platform,
     )
     setup = Setup(
         spec=spec,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from orc_jax import cost, parallel
-from orc_jax.models.conv import conv_general_dilated
+from orc_jax.models.conv import convolution_for
 
 # Seconds of an iteration over those of its convolutions and products at the measured rate: what normalisation,
 # activations, losses and the optimizer add. Measured on a CPU, of pools of ResNets, wide ResNets and VGGs.
@@ -29,9 +29,11 @@ class Layer(NamedTuple):
 def seconds_per_flop(layer: Layer, batch: int, device: Any, dtype: str) -> float:
     """Of a forward and a backward pass of a layer and ReLU on `batch` images, measured on `device`."""
 
+    convolution = convolution_for(device.platform)
+
     def convolve(images, kernel):
         names = ("NHWC", "HWIO", "NHWC")
-        return conv_general_dilated(images, kernel, layer.strides, layer.padding, dimension_numbers=names)
+        return convolution(images, kernel, layer.strides, layer.padding, dimension_numbers=names)
 
     def loss(images, kernel):
         return jax.nn.relu(convolve(images, kernel)).astype(jnp.float32).mean()
@@ -39,8 +41,7 @@ def seconds_per_flop(layer: Layer, batch: int, device: Any, dtype: str) -> float
     args = jnp.ones((batch, *layer.image), dtype), jnp.full(layer.kernel, 0.01, dtype)
     operations = 3 * cost.flops(convolve, *args)
     args = jax.device_put(args, device)
-    options: Any = parallel.COMPILER_OPTIONS.get(device.platform)
-    program = jax.jit(jax.grad(loss, (0, 1))).lower(*args).compile(compiler_options=options)
+    program = parallel.compiled(jax.jit(jax.grad(loss, (0, 1))).lower(*args), device.platform)
     seconds = []
     for _ in range(REPEATS):
         start = time.perf_counter()

@@ -99,6 +99,15 @@ def make_train_step(setup: Setup, iterate: Callable) -> Callable[[TrainState, Im
     return train_step
 
 
+def in_turn(train_step: Callable) -> Callable[[TrainState, Images | None, Batch], TrainState]:
+    """Several steps in one call, for batches with leaves `[steps, batch, ...]`. What single steps do, bit for bit."""
+
+    def steps(state: TrainState, data: Images | None, batches: Batch) -> TrainState:
+        return jax.lax.scan(lambda state, batch: (train_step(state, data, batch), None), state, batches)[0]
+
+    return steps
+
+
 def find_diverged(spec: PoolSpec, state: TrainState) -> jax.Array:
     """`state.diverged_at` with those members, too, whose parameters or statistics are not finite.
 

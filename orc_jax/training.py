@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,20 +18,21 @@ from rich.console import Console
 from orc_jax import describe, display, hosts, parallel, pretrained, samples, terminal
 from orc_jax.config import Resolved
 from orc_jax.data import feed, sets
-from orc_jax.data.batches import last_step
+from orc_jax.data.batches import calls, last_step
 from orc_jax.data.types import Dataset
 from orc_jax.errors import UserError
 from orc_jax.evaluate import evaluator
 from orc_jax.pool import Pool, StackState
 from orc_jax.preemption import Stop, watched
 from orc_jax.run import Run, abstract_state, build
-from orc_jax.step import TrainState, find_diverged, init_state, make_train_step, reset_totals
+from orc_jax.step import TrainState, find_diverged, in_turn, init_state, make_train_step, reset_totals
 from orc_jax.terminal import Bar, Part, doing
 from orc_jax.workdir import checkpoint, logs, metrics, record
 from orc_jax.workdir.files import locked
 from orc_jax.workdir.metrics import Row
 
-# Steps that may be dispatched and not finished: enough to keep a device busy, few enough to leave soon when asked to.
+# Calls of the step that may be dispatched and not finished: enough to keep a device busy, few enough to leave soon when
+# asked to.
 IN_FLIGHT = 2
 MANY = 2_000_000  # images times members, from which on a run may be a long one
 
@@ -106,12 +108,15 @@ def fit(
     with checkpoint.open_manager(workdir, create=True) as manager:
         saves = _Saves(run, manager, terminal.warner(console))
         data = feed.resident(run.dataset.train, run.devices)
-        train_step = parallel.DataParallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=True)
+        one_step = make_train_step(run.setup, run.method.iterate)
+        train_step = parallel.DataParallel(one_step, run.devices, donate=True)
+        several_steps = parallel.DataParallel(in_turn(one_step), run.devices, donate=True)
         evaluate = evaluator(run)
         log = logs.MetricsLog(workdir, step, config)
         if step == 0:
             samples.show(run, log)
-        opened = feed.training(run.dataset, config, run.devices, step, run.num_steps, run.method.views)
+        counts, same = itertools.tee(_steps_of_calls(run, step))
+        opened = feed.training(run.dataset, config, run.devices, step, run.num_steps, run.method.views, same)
         with opened as batches, Bar(console, title, run.num_steps, step) as bar:
             meter = _Meter(run, bar, log, saves.check)
             for epoch in range(1, config.num_epochs + 1):
@@ -126,11 +131,12 @@ def fit(
                         # Schedulers send SIGTERM to every process of a job, so the workers have ended already.
                         saves.save(step, state, None)
                         saves.leave(stop, title, step)
-                    with meter.compiling():
-                        state = train_step(state, data, batch)
-                    step += 1
-                    meter.dispatched(step, state)
-                    leaving = stop.requested(step) and step < run.num_steps
+                    count = next(counts)
+                    with meter.compiling(count):
+                        state = (train_step if count == 1 else several_steps)(state, data, batch)
+                    step += count
+                    meter.dispatched(step, state, count)
+                    leaving = stop.requested() and step < run.num_steps
                     result = None
                     if step == end:
                         row, timing = meter.report(step, epoch, state)
@@ -152,6 +158,16 @@ def fit(
         with doing(console, "writing the checkpoint"):
             checkpoint.finish(manager)
         log.close()
+
+
+def _steps_of_calls(run: Run, first_step: int) -> Iterator[int]:
+    """How many steps each call of the step takes. One ends wherever something is logged, evaluated or saved."""
+    config = run.config
+    every = [n for n in (config.log_every_steps, config.checkpoint_every_steps) if n]
+    epochs = range(1, config.num_epochs + 1)
+    ends = {last_step(epoch, config.batch_size, run.dataset.num_train) for epoch in epochs}
+    stops = lambda step: step in ends or any(step % n == 0 for n in every)  # noqa: E731
+    return calls(first_step, run.num_steps, config.steps_per_call, stops)
 
 
 def _restore_or_init(
@@ -220,37 +236,38 @@ class _Meter:
 
     def __init__(self, run: Run, bar: Bar, log: logs.MetricsLog, check: Callable[[jax.Array], None]):
         self.run, self.bar, self.log, self.check = run, bar, log, check
-        self.unfinished: collections.deque[tuple[int, Any]] = collections.deque()
-        self.compiled = False
+        self.unfinished: collections.deque[tuple[int, int, Any]] = collections.deque()
+        self.compiled: set[int] = set()  # calls of so many steps
         self.restart()
 
     def restart(self) -> None:
         self.started, self.steps = time.perf_counter(), 0
 
     @contextlib.contextmanager
-    def compiling(self) -> Iterator[None]:
-        """Around the call of a step, the first of which compiles it."""
-        if self.compiled:
+    def compiling(self, count: int) -> Iterator[None]:
+        """Around a call of `count` steps, the first of which compiles it."""
+        if count in self.compiled:
             yield
             return
         with self.bar.doing("compiling the training step"):
             yield
 
-    def dispatched(self, step: int, state: TrainState) -> None:
-        """Waits until at most `IN_FLIGHT` steps are not finished. `state` is that after `step`, which may be one."""
+    def dispatched(self, step: int, state: TrainState, count: int) -> None:
+        """Waits until at most `IN_FLIGHT` calls are not finished. `state` is that after `step`, which may be one."""
         due = step % self.run.config.log_every_steps == 0
-        self.unfinished.append((step, _shown(state) if due else _finished(state)))
-        self._wait(IN_FLIGHT if self.compiled else 0)
-        if not self.compiled:  # the first step compiles; its time is no measure of speed
-            self.compiled = True
-            self.bar.starts()
+        self.unfinished.append((step, count, _shown(state) if due else _finished(state)))
+        self._wait(IN_FLIGHT if count in self.compiled else 0)
+        if count not in self.compiled:  # the first call compiles; its time is no measure of speed
+            if not self.compiled:
+                self.bar.starts()
+            self.compiled.add(count)
             self.restart()
 
     def _wait(self, allowed: int) -> None:
         while len(self.unfinished) > allowed:
-            step, values = self.unfinished.popleft()
+            step, count, values = self.unfinished.popleft()
             jax.block_until_ready(values)
-            self.steps += 1
+            self.steps += count
             if not isinstance(values, tuple):
                 self.bar.update(step)
                 continue

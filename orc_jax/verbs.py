@@ -175,8 +175,8 @@ def gradients(passed: Forward, cotangent: Outputs) -> dict[str, Params]:
     return cotangent.heads | grads
 
 
-# Members of one architecture can also learn one by one, in branches of one program: none is computed that does not
-# learn. Here `loss` takes outputs of one member, and the member's position in the pool, which is a value.
+# A few members can also learn by themselves: those that a value chooses, and no other is computed. Here `loss` takes
+# outputs of one member, and the member's position in the pool, which is a value.
 OneLoss = Callable[[Outputs, jax.Array], jax.Array]
 
 
@@ -197,7 +197,8 @@ def learn_and_look(
     """The members that `chosen` `[members]` marks learn from a pass, one by one, and look at `images` again.
 
     Returns the pool, and the logits `[count, batch, classes]` of the `count` chosen; the second look, in training mode
-    as the first, does not move their statistics again.
+    as the first, does not move their statistics again. In a pool of several stacks the program branches, on whose turn
+    it is; in one of a single stack it takes a row.
     """
 
     def teach(stack: Stack, row: jax.Array, pool: Pool) -> tuple[Pool, jax.Array]:
@@ -213,19 +214,3 @@ def learn_and_look(
         pool, logits = jax.lax.switch(stack_of[i], branches, row_of[i], pool)
         looks.append(logits)
     return pool, jnp.concatenate(looks)
-
-
-def learn_where(context: Context, passed: Forward, pool: Pool, learns: jax.Array, loss: OneLoss) -> Pool:
-    """Those members of `pool` learn, one by one, that `learns` `[members]` marks, from a pass that they have made."""
-
-    def teach(stack: Stack, row: jax.Array, pool: Pool) -> Pool:
-        def taught() -> Pool:
-            return pool.put_row(stack, row, learn_alone(context, passed, pool, stack, row, loss))
-
-        position = jnp.array(passed.pool.spec.positions(stack))[row]
-        return jax.lax.cond(learns[position], taught, lambda: pool)
-
-    for stack in pool.spec.stacks:
-        part = pool.select(stack.members)
-        pool = pool.put(jax.lax.fori_loop(0, len(stack.members), functools.partial(teach, stack), part))
-    return pool

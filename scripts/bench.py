@@ -31,27 +31,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 import jax
-import numpy as np
 
-from orc_jax import parallel
-from orc_jax.config import default, resolve
-from orc_jax.cost import flops
-from orc_jax.data.types import Dataset, Images
-from orc_jax.models import ladder, layers
-from orc_jax.pool import Pool
-from orc_jax.run import build
-from orc_jax.step import TrainState, init_state, make_train_step
-from orc_jax.verbs import predict
+from scripts.programs import POOLS, Program, plain_vmap, prepare
 
-POOLS = {
-    "default": ("resnet56", *ladder("resnet56", "resnet20", 3), "resnet20"),
-    "five": ("resnet20",) * 5,
-    "wide": ("wrn_40_2", *ladder("wrn_40_2", "wrn_16_2", 3), "wrn_16_2"),
-    "imagenet": ("resnet34", "resnet18", "resnet18"),
-}
 SIZES = (3, 5, 8, 16)  # a pool of two has one student, and nobody to promote
 # Operations and bytes per second of a device, as its maker states them (dense; float32 is TF32 on tensor cores).
 PEAKS = {
@@ -62,80 +47,6 @@ PEAKS = {
 
 
 Name = TypeVar("Name")
-
-
-class Program(NamedTuple):
-    """A compiled training step, and what the compiler says of it."""
-
-    run: Callable[[], object]
-    compile_seconds: float
-    memory: float  # bytes of arguments, results and temporaries, on one device
-    arguments: float  # those of them that are arguments
-    flops: float  # on one device
-    bytes: float  # read and written there, each loop once
-
-
-def prepare(
-    architectures: Sequence[str],
-    batch: int,
-    dtype: str = "float32",
-    *,
-    method: str = "orc",
-    variant: str = "after",
-    num_devices: int = 1,
-    num_steps: int = 1,
-    forward_only: bool = False,
-    size: int = 32,
-    remat: bool = False,
-) -> Program:
-    """The training step of a pool, or its forward pass in evaluation mode.
-
-    Args:
-        architectures: in member order.
-        batch: images in the global batch.
-        dtype: of the activations.
-        method: of training; "independent" for a member alone.
-        variant: `orc.temporary_teacher_logits`.
-        num_devices: over which the batch is sharded.
-        num_steps: in one call, by `jax.lax.scan`.
-        forward_only: no training step, but what the pivot teacher does to teach.
-        size: of the images, in pixels.
-        remat: `config.remat`.
-    """
-    fields = default()
-    fields.method, fields.dtype, fields.batch_size, fields.remat = method, dtype, batch, remat
-    fields.teacher, fields.student, fields.num_networks = architectures[0], architectures[-1], len(architectures)
-    fields.assistants = ",".join(architectures[1:-1])
-    fields.orc.temporary_teacher_logits = variant
-    rng = np.random.default_rng(0)
-    shape = (size, size, 3)
-    images = Images(rng.integers(0, 256, (batch, *shape), np.uint8), rng.integers(0, 100, batch, np.int32))
-    dataset = Dataset("random", images, images, tuple(map(str, range(100))), shape, (0.5,) * 3, (0.25,) * 3)
-    run = build(resolve(fields, num_devices), dataset, jax.local_devices()[:num_devices])
-    state = jax.device_put(init_state(run.setup, run.method, 0), run.sharding)
-    data = jax.device_put(images, run.sharding)
-    step = make_train_step(run.setup, run.method.iterate)
-
-    def several(state: TrainState, data: Images, indices: jax.Array):
-        return jax.lax.scan(lambda state, _: (step(state, data, indices), None), state, length=num_steps)[0]
-
-    def forward(state: TrainState, data: Images, indices: jax.Array):
-        normalized = (data.images[indices] / 255.0 - 0.5) / 0.25
-        return parallel.mean(predict(Pool(spec=run.spec, stacks=state.stacks), normalized).logits, parallel.AXIS)
-
-    function = forward if forward_only else several if num_steps > 1 else step
-    args = state, data, parallel.shard(np.arange(batch, dtype=np.int32), num_devices)
-    mapped = parallel.DataParallel(function, run.devices, donate=False)
-    started = time.perf_counter()
-    compiled = mapped.compile(*args)
-    seconds = time.perf_counter() - started
-    memory: Any = compiled.memory_analysis()
-    analysis: Any = compiled.cost_analysis()
-    arguments = memory.argument_size_in_bytes
-    total = arguments + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    operations = flops(mapped.mapped, *args) / num_devices
-    accessed = analysis.get("bytes accessed", 0.0)
-    return Program(lambda: compiled(*args), seconds, total, arguments, operations, accessed)
 
 
 def measure(programs: Mapping[Name, Callable[[], object]], repeats: int) -> dict[Name, float]:
@@ -209,9 +120,8 @@ def iteration(args: argparse.Namespace) -> list[dict]:
                 seconds = measure(runs, args.repeats)
             floor = floor_of(architectures, seconds)
             if args.vmap:
-                jaxs, layers.conv_general_dilated = layers.conv_general_dilated, jax.lax.conv_general_dilated
-                ours["plain vmap"] = prepare(architectures, batch, dtype)
-                layers.conv_general_dilated = jaxs
+                with plain_vmap():
+                    ours["plain vmap"] = prepare(architectures, batch, dtype)
                 seconds |= measure({"plain vmap": ours["plain vmap"].run}, 1)
             for name in [*ours, *others.values()]:
                 program = ours.get(name)

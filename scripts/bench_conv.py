@@ -11,12 +11,13 @@ import time
 import jax
 import jax.numpy as jnp
 
+from orc_jax import parallel
 from orc_jax.losses import cross_entropy
-from orc_jax.models import LARGE, MODELS, layers
-from orc_jax.parallel import COMPILER_OPTIONS
+from orc_jax.models import LARGE, MODELS
 from orc_jax.pool import Pool, StackState, init, make_spec
 from orc_jax.verbs import forward, gradients
 from scripts.bench import measure
+from scripts.programs import plain_vmap
 
 FAMILIES = (
     "resnet20",
@@ -38,7 +39,7 @@ FAMILIES = (
 def prepare(model: str, members: int, batch: int, image_size: int):
     """A compiled forward and backward pass of `members` networks on one batch, and the seconds it took to compile."""
     shape = (image_size, image_size, 3)
-    spec = make_spec([model] * members, num_classes=100, image_shape=shape)
+    spec = make_spec([model] * members, num_classes=100, image_shape=shape, platform=jax.default_backend())
     params, batch_stats = jax.jit(lambda: init(spec, 0)[model])()
     images = jax.random.normal(jax.random.key(1), (batch, *shape))
     labels = jax.random.randint(jax.random.key(2), (batch,), 0, 100)
@@ -50,9 +51,9 @@ def prepare(model: str, members: int, batch: int, image_size: int):
         cotangent = jax.tree.map(jnp.zeros_like, passed.outputs)._replace(logits=jax.grad(loss)(passed.logits))
         return gradients(passed, cotangent), passed.batch_stats
 
-    lowered = jax.jit(step, compiler_options=COMPILER_OPTIONS.get(jax.default_backend())).lower(params)
+    lowered = jax.jit(step).lower(params)
     started = time.perf_counter()
-    compiled = lowered.compile()
+    compiled = parallel.compiled(lowered, jax.default_backend())
     seconds = time.perf_counter() - started
     jax.block_until_ready(compiled(params))
     return lambda: compiled(params), seconds
@@ -76,9 +77,8 @@ def main() -> None:
         many, compile_seconds = prepare(model, args.members, args.batch, size)
         rows = {model: (measure({"one": one, "many": many}, args.repeats), compile_seconds)}
         if args.plain:
-            ours, layers.conv_general_dilated = layers.conv_general_dilated, jax.lax.conv_general_dilated
-            plain, compile_seconds = prepare(model, args.members, args.batch, size)
-            layers.conv_general_dilated = ours
+            with plain_vmap():
+                plain, compile_seconds = prepare(model, args.members, args.batch, size)
             rows[f"{model}, plain `vmap`"] = (measure({"one": one, "many": plain}, 1), compile_seconds)
         for name, (seconds, compile_seconds) in rows.items():
             times = f"{seconds['one']:.3f} | {seconds['many']:.3f} | {seconds['many'] / seconds['one']:.2f}"

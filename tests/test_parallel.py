@@ -7,8 +7,8 @@ import pytest
 
 from orc_jax import parallel
 from orc_jax.parallel import AXIS, DataParallel
-from orc_jax.step import make_train_step
-from orc_jax.testing import assert_close, assert_devices_agree, batches, build_run
+from orc_jax.step import in_turn, make_train_step
+from orc_jax.testing import assert_close, assert_devices_agree, assert_identical, batches, build_run, run_steps
 from tests.helpers import stepper_of
 
 pytestmark = pytest.mark.usefixtures("kept_programs")
@@ -18,6 +18,39 @@ def test_one_device_equals_four(toy, config):
     """Parameters, statistics, roles and feedback; augmentation and mix-up included."""
     config.crop_padding, config.flip = 1, True
     assert_devices_agree(config, toy)
+
+
+def test_statistics_of_each_device_alone(toy, config):
+    """Two devices with the halves of a batch: what each would do with its half, and running statistics halfway."""
+    config.method, config.num_networks, config.assistants = "independent", 2, ""
+    config.batch_norm = "local"
+    two, (indices,) = stepper_of(config, toy, 2), batches(1, 16, 90)
+    after = two(two.init(), indices)
+    config.batch_size = 8
+    one = stepper_of(config, toy)
+    halves = [one(one.init(), half) for half in np.split(indices, 2)]
+    mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *(half.stacks for half in halves))
+    for name, stack in after.stacks.items():
+        # plain SGD's first step is linear in the gradient
+        assert_close((stack.params, stack.batch_stats), (mean[name].params, mean[name].batch_stats))
+    config.batch_size, config.batch_norm = 16, "global"
+    of_all = stepper_of(config, toy, 2)
+    of_all = of_all(of_all.init(), indices)
+    assert not np.allclose(
+        of_all.stacks["tiny_a"].batch_stats["bn1.var"], after.stacks["tiny_a"].batch_stats["bn1.var"]
+    )
+    parallel.assert_replicated(after)
+
+
+def test_several_steps_in_one_call(toy, config):
+    """Bit for bit what single calls do, augmentation, mix-up and roles included."""
+    config.crop_padding, config.flip = 1, True
+    stepper, order = stepper_of(config, toy, 2), batches(3, 16, 90)
+    singles = run_steps(stepper, 3)
+    step = in_turn(make_train_step(stepper.run.setup, stepper.run.method.iterate))
+    together = DataParallel(step, stepper.run.devices, donate=False)
+    stacked = np.stack([parallel.shard(indices, 2) for indices in order], axis=1)
+    assert_identical(together(stepper.init(), stepper.data, stacked), singles)
 
 
 def test_the_unmapped_step_equals_the_mapped_one(toy, config):

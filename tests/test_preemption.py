@@ -1,6 +1,7 @@
 """Leaving when asked to, being killed, and going on: a run ends as if nothing had happened, bit for bit."""
 
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
@@ -28,13 +29,14 @@ def at_step(monkeypatch, folder, at, action):
     requested, fit, folders = preemption.Stop.requested, training.fit, []
 
     def noting_its_folder(run, workdir, *args, **kwargs):
-        folders.append(workdir)
+        folders.append((workdir, itertools.count(1)))
         fit(run, workdir, *args, **kwargs)
 
-    def with_action(stop, now):
-        if now == at and folders[-1] == folder:
+    def with_action(stop):
+        workdir, steps = folders[-1]
+        if next(steps) == at and workdir == folder:
             action()
-        return requested(stop, now)
+        return requested(stop)
 
     monkeypatch.setattr(training, "fit", noting_its_folder)
     monkeypatch.setattr(preemption.Stop, "requested", with_action)
@@ -58,9 +60,9 @@ def test_the_second_signal_is_not_caught(number):
     before, warnings = signal.signal(number, elsewhere), []
     try:
         with preemption.watched(warnings.append) as stop:
-            assert not stop.requested(1) and stop.signal is None
+            assert not stop.requested() and stop.signal is None
             ask_to_stop(number)
-            assert stop.requested(2) and stop.signal == number
+            assert stop.requested() and stop.signal == number
             name = signal.Signals(number).name
             assert warnings == [f"{name}: stopping after this step, with a checkpoint. Once more leaves at once."]
             with pytest.raises(TimeoutError):
@@ -86,7 +88,7 @@ def test_a_signal_is_answered_while_the_main_thread_computes(number):
         threading.Timer(0.1, ask_to_stop, [number]).start()
         hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000)
         ended = time.monotonic()
-        assert stop.requested(1)
+        assert stop.requested()
     ((when, text),) = told
     assert when < ended and text.startswith(f"{signal.Signals(number).name}: stopping after this step")
 

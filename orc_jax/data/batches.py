@@ -1,7 +1,7 @@
 """The order of examples, as a function of (seed, step) alone: nothing to save, nothing to replay."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -31,6 +31,19 @@ def batch_indices(seed: int, step: int, batch_size: int, num_examples: int) -> n
 def last_step(epochs: float, batch_size: int, num_examples: int) -> int:
     """The number of whole batches in the first `epochs` epochs."""
     return int(epochs * num_examples) // batch_size
+
+
+def calls(first_step: int, num_steps: int, at_once: int, stops: Callable[[int], bool]) -> Iterator[int]:
+    """How many steps each call of the training step takes, from `first_step` to `num_steps`: `at_once`, or one.
+
+    Where `stops(step)`, something is to be done after `step` steps, so a call ends there.
+    """
+    step = first_step
+    while step < num_steps:
+        whole = step + at_once <= num_steps and not any(map(stops, range(step + 1, step + at_once)))
+        count = at_once if whole else 1
+        yield count
+        step += count
 
 
 def evaluation_batches(batch_size: int, num_examples: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

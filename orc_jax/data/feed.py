@@ -9,8 +9,9 @@ With several processes, each takes its share of every global batch.
 import collections
 import contextlib
 import dataclasses
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -33,18 +34,25 @@ def resident(examples: Any, devices: Devices) -> Images | None:
 
 @contextlib.contextmanager
 def training(
-    dataset: Dataset, config: ConfigDict, devices: Devices, first_step: int, num_steps: int, views: int
+    dataset: Dataset,
+    config: ConfigDict,
+    devices: Devices,
+    first_step: int,
+    num_steps: int,
+    views: int,
+    calls: Iterable[int] = itertools.repeat(1),
 ) -> Iterator[Iterator[Batch]]:
-    """Opens the batches of the training steps `first_step` ... `num_steps - 1`.
+    """Opens the batches of the training steps `first_step` ... `num_steps - 1`, of as many steps as each call takes.
 
     Yields:
-        An iterator of batches on the devices, their leaves `[devices, batch / devices, ...]`: int32 indices, or
-        `Images` cropped, flipped and resized, each image `[views, ...]` if there are several.
+        An iterator of batches on the devices, their leaves `[devices, batch / devices, ...]`, or, for a call of several
+        steps, `[devices, steps, batch / devices, ...]`: int32 indices, or `Images` cropped, flipped and resized, each
+        image `[views, ...]` if there are several.
     """
     if isinstance(dataset.train, Images):
         size_of = config.batch_size, dataset.num_train
         indices = (_own_share(batch_indices(config.seed, step, *size_of)) for step in range(first_step, num_steps))
-        yield _on_their_way(indices, devices)
+        yield _on_their_way(indices, devices, calls)
         return
     source = _streamed(dataset.train, config, num_steps, views)
     source = dataclasses.replace(
@@ -52,7 +60,7 @@ def training(
     )
     with stream.batches(source, config.batch_size // jax.process_count(), _num_workers(config)) as batches:
         images = (Images(batch["image"], batch["label"]) for batch in batches)
-        yield _on_their_way(images, devices)
+        yield _on_their_way(images, devices, calls)
 
 
 def _streamed(records: Records, config: ConfigDict, num_steps: int, views: int) -> stream.TrainExamples:
@@ -119,13 +127,19 @@ def _own_share(batch: Any) -> Any:
     return jax.tree.map(of, batch)
 
 
-def _on_their_way(batches: Iterator[Any], devices: Devices) -> Iterator[Any]:
+def _on_their_way(
+    batches: Iterator[Any], devices: Devices, calls: Iterable[int] = itertools.repeat(1)
+) -> Iterator[Any]:
     """Places batches on the devices ahead of their use: transfers are asynchronous, so they overlap with the steps."""
     sharding = parallel.sharded(devices)
+    split = lambda x: parallel.shard(x, len(devices))  # noqa: E731
     waiting = collections.deque()
-    for batch in batches:
-        shards = jax.tree.map(lambda x: parallel.shard(x, len(devices)), batch)
-        waiting.append(jax.device_put(shards, sharding))
+    for count in calls:
+        several = [jax.tree.map(split, batch) for batch in itertools.islice(batches, count)]
+        if not several:
+            break
+        of_call = several[0] if count == 1 else jax.tree.map(lambda *x: np.stack(x, axis=1), *several)
+        waiting.append(jax.device_put(of_call, sharding))
         if len(waiting) > AHEAD:
             yield waiting.popleft()
     yield from waiting

@@ -40,7 +40,8 @@ def load_ensemble(workdir: Path, which_checkpoint: str, own: Sequence[str] = ())
             return jax.nn.softmax(run.method.ensemble(outputs))
         return jax.nn.softmax(outputs.logits).mean(0)
 
-    return lambda images: probabilities(trained.pool, jnp.asarray(images))
+    pool = trained.pool.replace(spec=run.spec)
+    return lambda images: probabilities(pool, jnp.asarray(images))
 
 
 def _run(there: Record, own: Sequence[str]) -> Run:

@@ -15,7 +15,8 @@ from orc_jax.data.augment import normalize
 from orc_jax.data.decode import resize, resize_and_center_crop
 from orc_jax.errors import UserError, require
 from orc_jax.models import Model
-from orc_jax.models.network import Params, make_network
+from orc_jax.models.conv import convolution_for
+from orc_jax.models.network import Network, Params, make_network
 from orc_jax.pool import names_of
 from orc_jax.workdir import checkpoint, metrics, record
 from orc_jax.workdir.record import Record
@@ -139,15 +140,21 @@ def best_member(workdir: Path, step: int, names: Sequence[str]) -> str:
     raise UserError(f"--member=best: the checkpoint of step {step} in {workdir} was not evaluated in training")
 
 
+def network_of(member: Member, convolution: Callable | None = None) -> Network:
+    """The member's network, for where JAX runs now, or with another `convolution` (see `make_network`)."""
+    chosen = convolution or convolution_for(jax.default_backend())
+    return make_network(member.model, member.num_classes, member.image_shape, convolution=chosen)
+
+
 def classifier(
     member: Member, convolution: Callable | None = None
 ) -> Callable[[tuple[Params, Params], jax.Array], jax.Array]:
     """The member as a function: (weights, uint8 images `[batch, height, width, channels]`) -> float32 logits.
 
     It computes in float32, also if the run was trained with activations in bfloat16. `convolution` is as in
-    `orc_jax.models.network.make_network`.
+    `network_of`.
     """
-    network = make_network(member.model, member.num_classes, member.image_shape, convolution=convolution)
+    network = network_of(member, convolution)
 
     def logits(weights, images):
         return network.predict(*weights, normalize(images, member.mean, member.std))[0]

@@ -28,7 +28,7 @@ from orc_jax.losses import cross_entropy, guided_distillation
 from orc_jax.methods.base import Method, Share, Stage, pool_roles, scores
 from orc_jax.pool import Outputs, Pool
 from orc_jax.roles import hand_back, top_k_mask
-from orc_jax.verbs import Context, forward, learn, learn_and_look, learn_where, predict
+from orc_jax.verbs import Context, forward, learn, learn_and_look, predict
 
 
 def orc(
@@ -131,7 +131,7 @@ def orc(
             # NOTE(paper): the second look is in training mode, as the first.
             students, logits_t = learn_and_look(context, passed, promoted, k, private, images)
             group = teaching_by(logits_t, jnp.ones(k, bool))
-            students = learn_where(context, passed, students, ~promoted, group)
+            students = learn(context, passed._replace(pool=students), group, learns=~promoted)
 
         logits = jnp.concatenate([logits_p, logits_f, passed.logits])
         in_student_group = lambda x: jnp.zeros(pool.size).at[-students.size :].set(x)  # noqa: E731
@@ -160,7 +160,8 @@ PROMOTED = Share(
 def mix_ratio(key: jax.Array, samples: str, alpha: float) -> jax.Array | float:
     """lam of intensive teaching: 1 for the training samples alone, 0 for the feedback samples, else drawn."""
     if samples == "mixup":
-        return jax.random.beta(key, alpha, alpha)
+        # Beta(1, 1) is uniform; other ratios come out of a loop that ends when a value on the device says so.
+        return jax.random.uniform(key) if alpha == 1 else jax.random.beta(key, alpha, alpha)
     return 1.0 if samples == "training" else 0.0
 
 

@@ -13,8 +13,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from orc_jax.models.conv import conv_general_dilated
-
 # Kaiming normal, fan-out: Normal(0, sqrt(2 / (k * k * out))), not truncated; `out` is not divided by groups.
 he_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 he_fan_in = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -95,7 +93,6 @@ def conv(
         dtype=dtype,
         kernel_init=kernel_init,
         bias_init=bias_init or nnx.initializers.zeros,
-        conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )
 

@@ -35,11 +35,11 @@ def make_network(
     image_shape: tuple[int, int, int],
     dtype: str = "float32",
     axis_name: str | None = None,
-    convolution: Callable | None = None,
+    convolution: Callable = jax.lax.conv_general_dilated,
 ) -> Network:
     """The pure functions of a model, one of `MODELS` or of one's own; the arguments are the model's.
 
-    With `convolution`, such as `jax.lax.conv_general_dilated`, its convolutions are that and not those for pools.
+    `convolution` takes the place of JAX's own in its layers; `orc_jax.models.conv` has those for pools.
     """
     given = {"image_shape": image_shape, "dtype": jnp.dtype(dtype), "axis_name": axis_name}
 
@@ -52,8 +52,9 @@ def make_network(
     # The modules are built once, abstractly; all that is kept of them is their structure.
     abstract = nnx.eval_shape(build, jax.random.key(0))
     convolutions: list[Any] = [module for _, module in nnx.iter_modules(abstract) if isinstance(module, nnx.Conv)]
-    for module in convolutions if convolution else ():
-        module.conv_general_dilated = convolution
+    for module in convolutions:
+        if module.conv_general_dilated is jax.lax.conv_general_dilated:
+            module.conv_general_dilated = convolution
     paths = {".".join(map(str, path)): path for path in nnx.to_flat_state(nnx.state(abstract)).paths}
     abstract.train()
     training = nnx.graphdef(abstract)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from orc_jax.data.batches import batch_indices, evaluation_batches, last_step, permutation
+from orc_jax.data.batches import batch_indices, calls, evaluation_batches, last_step, permutation
 
 
 def test_every_example_once_in_every_epoch():
@@ -19,6 +19,13 @@ def test_a_batch_may_hold_several_epochs():
     np.testing.assert_array_equal(batch[5:15], permutation(0, 3, 10))
     np.testing.assert_array_equal(batch[:5], permutation(0, 2, 10)[5:])
     assert batch.dtype == np.int32 and len(batch) == 25
+
+
+def test_calls_end_where_something_is_to_be_done():
+    """Three steps at once where that skips no stop; the rest one by one, so that two programs are enough."""
+    stops = lambda step: step in (4, 5, 12)  # noqa: E731
+    assert list(calls(0, 14, 3, stops)) == [3, 1, 1, 3, 3, 1, 1, 1]
+    assert list(calls(6, 9, 3, stops)) == [3] and list(calls(6, 9, 1, stops)) == [1, 1, 1]
 
 
 def test_order_depends_on_seed_and_step_alone():

@@ -11,8 +11,9 @@ from orc_jax.errors import UserError
 from tests.data.pictures import Encoded, encode, picture
 
 
-def training(dataset, config, devices=2, first_step=0, num_steps=3, views=1):
-    with feed.training(dataset, config, jax.local_devices()[:devices], first_step, num_steps, views) as batches:
+def training(dataset, config, devices=2, first_step=0, num_steps=3, views=1, **options):
+    devices = jax.local_devices()[:devices]
+    with feed.training(dataset, config, devices, first_step, num_steps, views, **options) as batches:
         return jax.device_get(list(batches))
 
 
@@ -89,6 +90,15 @@ def test_batches_of_a_streamed_set_are_images(streamed, config):
     several = training(streamed, config, num_steps=1, views=3)[0].images
     assert several.shape == (2, 2, 3, 8, 8, 3)
     np.testing.assert_array_equal(several[:, :, 0], batches[0].images)
+
+
+def test_batches_of_calls_of_several_steps(toy, streamed, config):
+    """Those of single steps, stacked behind the devices."""
+    for dataset in (toy, streamed):
+        singles = training(dataset, config, num_steps=5)
+        grouped = training(dataset, config, num_steps=5, calls=iter([1, 3, 1]))
+        stacked = jax.tree.map(lambda *steps: np.stack(steps, axis=1), *singles[1:4])
+        jax.tree.map(np.testing.assert_array_equal, grouped, [singles[0], stacked, singles[4]])
 
 
 @pytest.mark.parametrize(

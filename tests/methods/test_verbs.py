@@ -12,7 +12,7 @@ from orc_jax.data.augment import none
 from orc_jax.models.network import Network
 from orc_jax.pool import Pool, PoolSpec, Stack
 from orc_jax.testing import assert_close, assert_identical
-from orc_jax.verbs import Context, Setup, forward, learn, learn_and_look, learn_where, new_stack, predict
+from orc_jax.verbs import Context, Setup, forward, learn, learn_and_look, new_stack, predict
 
 MEMBERS = ("a", "b", "a")
 SHAPE = (2, 1, 1)
@@ -231,20 +231,6 @@ def all_losses(out):
     return jnp.arange(1.0, 4.0)[:, None] * jnp.square(out.logits).mean(-1)
 
 
-@pytest.mark.parametrize("learns", [[True, False, True], [False, True, False], [True, True, True], [False] * 3])
-def test_those_who_learn_one_by_one(learns):
-    """The same as all at once, behind a gate; the others are as they are in the pool that is given."""
-    now, learns = context(), jnp.array(learns)
-    students = pool_of(now.setup).select([0, 1, 2])
-    passed = forward(students, IMAGES)
-    expected = learn(now, passed, all_losses, learns=learns)
-    assert_close(learn_where(now, passed, students, learns, own_loss).stacks, expected.stacks, rtol=1e-5, atol=1e-6)
-    other = students.replace(stacks=jax.tree.map(lambda x: x + 1.0, students.stacks))
-    after = learn_where(now, passed, other, learns, own_loss)
-    for i in np.flatnonzero(~learns):
-        assert_identical(after.member(i), other.member(i))
-
-
 @pytest.mark.parametrize("chosen", [[False, False, True], [True, True, False], [True, True, True]])
 def test_the_chosen_learn_and_look_again(chosen):
     """At other images; in member order, with what they have learnt, and their statistics have moved once."""
@@ -265,7 +251,6 @@ def test_members_of_a_part_of_the_pool():
     passed = forward(students, IMAGES)
     expected = learn(now, passed, lambda out: jnp.array([1.0, 2.0])[:, None] * jnp.square(out.logits).mean(-1))
     everyone = jnp.ones(2, bool)
-    assert_close(learn_where(now, passed, students, everyone, own_loss).stacks, expected.stacks, rtol=1e-5, atol=1e-6)
     after, logits = learn_and_look(now, passed, everyone, 2, own_loss, IMAGES)
     assert_close(after.stacks, expected.stacks, rtol=1e-5, atol=1e-6)
     assert_close(logits, forward(expected, IMAGES).logits, rtol=1e-5, atol=1e-6)
