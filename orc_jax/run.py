@@ -13,7 +13,7 @@ from orc_jax import optim, parallel, step
 from orc_jax.config import Resolved
 from orc_jax.data import augment
 from orc_jax.data.batches import last_step
-from orc_jax.data.types import Dataset
+from orc_jax.data.types import Dataset, hold_out
 from orc_jax.methods.base import Method
 from orc_jax.models.network import Network, weight_shapes
 from orc_jax.parallel import Devices
@@ -77,6 +77,8 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
     `axis_name` is the mapped axis of its step; None for a step that is not mapped, on one device.
     """
     config, method = resolved.config, resolved.method
+    if method.held_out:
+        dataset = hold_out(dataset, method.held_out.share)
     num_steps = last_step(config.num_epochs, config.batch_size, dataset.num_train)
     spec = make_spec(
         resolved.architectures,
@@ -99,6 +101,10 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         views=method.views,
         num_steps=num_steps,
         axis_name=axis_name,
+        optimizers={
+            name: optim.optimizer(config, resolved.optimizers.get(name, "sgd"), resolved.weight_decays.get(name))
+            for name in resolved.optimizers | resolved.weight_decays
+        },
     )
     return Run(resolved, dataset, devices, setup)
 

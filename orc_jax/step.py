@@ -5,7 +5,7 @@ them, and keeps the totals of the metrics.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class TrainState(struct.PyTreeNode):
 
 def init_stacks(setup: Setup, method: Method, seed: int | jax.Array) -> Stacks:
     """The initial stacks of a pool, and what the method adds to them."""
-    stacks = {name: new_stack(setup, *weights) for name, weights in pools.init(setup.spec, seed).items()}
+    stacks = {name: new_stack(setup, *weights, name) for name, weights in pools.init(setup.spec, seed).items()}
     if method.start is None:
         return stacks
     return method.start(setup, Pool(spec=setup.spec, stacks=stacks), rngs.stream_key(seed, "heads")).stacks
@@ -118,6 +118,20 @@ def find_diverged(spec: PoolSpec, state: TrainState) -> jax.Array:
 
 def _first(state: TrainState, diverged: jax.Array) -> jax.Array:
     return jnp.where((state.diverged_at == 0) & diverged, state.step, state.diverged_at)
+
+
+def make_observation_step(
+    setup: Setup, observe: Callable
+) -> Callable[[Stacks, Images | None, tuple[Batch, jax.Array]], Any]:
+    """The step over held-out examples: as an evaluation step, with the sums of a method's `observe`."""
+
+    def observation_step(stacks: Stacks, data: Images | None, batch: tuple[Batch, jax.Array]) -> Any:
+        examples, weights = batch
+        images, labels = pick(data, examples)
+        outputs = predict(Pool(spec=setup.spec, stacks=stacks), normalize(images, setup.mean, setup.std))
+        return parallel.total(observe(outputs.logits, labels, weights), setup.axis_name)
+
+    return observation_step
 
 
 class Evaluation(NamedTuple):

@@ -20,7 +20,7 @@ from orc_jax.data import feed, sets
 from orc_jax.data.batches import last_step
 from orc_jax.data.types import Dataset
 from orc_jax.errors import UserError
-from orc_jax.evaluate import evaluator
+from orc_jax.evaluate import evaluator, renewer
 from orc_jax.pool import Pool, StackState
 from orc_jax.preemption import Stop, watched
 from orc_jax.run import Run, abstract_state, build
@@ -107,7 +107,7 @@ def fit(
         saves = _Saves(run, manager, terminal.warner(console))
         data = feed.resident(run.dataset.train, run.devices)
         train_step = parallel.DataParallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=True)
-        evaluate = evaluator(run)
+        evaluate, renew = evaluator(run), renewer(run) if run.method.held_out else None
         log = logs.MetricsLog(workdir, step, config)
         if step == 0:
             samples.show(run, log)
@@ -117,6 +117,8 @@ def fit(
             for epoch in range(1, config.num_epochs + 1):
                 end = last_step(epoch, config.batch_size, num_train)
                 bar.title(f"{title} epoch {epoch}/{config.num_epochs}")
+                if renew and epoch > 1 and step == last_step(epoch - 1, config.batch_size, num_train):
+                    state = renew(state)  # not saved before: a run that goes on from here does it again
                 while step < end:
                     try:
                         batch = next(batches)

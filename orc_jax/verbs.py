@@ -5,7 +5,8 @@ pure and inside the compiled step.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +36,13 @@ class Setup(NamedTuple):
     views: int  # augmentations of each image: 1, or one for each member
     num_steps: int  # of the run
     axis_name: str | None  # the mapped axis of devices; None outside pmap
+    optimizers: Mapping[str, optax.GradientTransformation] = MappingProxyType(
+        {}
+    )  # by architecture, where it is another
+
+    def optimizer_of(self, stack: str) -> optax.GradientTransformation:
+        """That of a stack, or of a head."""
+        return self.optimizers.get(stack, self.optimizer)
 
 
 class Context(NamedTuple):
@@ -79,9 +87,13 @@ class Forward(NamedTuple):
         return self.outputs.logits
 
 
-def new_stack(setup: Setup, params: Params, batch_stats: Params) -> StackState:
-    """The state of a stack or head that starts from `params` and `batch_stats`; all leaves are `[members, ...]`."""
-    return StackState(params=params, batch_stats=batch_stats, opt_state=jax.vmap(setup.optimizer.init)(params))
+def new_stack(setup: Setup, params: Params, batch_stats: Params, name: str = "") -> StackState:
+    """The state of a stack or head that starts from `params` and `batch_stats`; all leaves are `[members, ...]`.
+
+    `name` is that of its architecture, which may have an optimizer of its own.
+    """
+    init = setup.optimizer_of(name).init
+    return StackState(params=params, batch_stats=batch_stats, opt_state=jax.vmap(init)(params))
 
 
 def forward(pool: Pool, images: jax.Array) -> Forward:
@@ -157,7 +169,7 @@ def learn(
     for name, state in passed.pool.stacks.items():
         stack_rate = rate * context.setup.lr_multipliers.get(name, 1.0)
         params, opt_state = optim.update(
-            context.setup.optimizer, state.params, state.opt_state, grads[name], stack_rate
+            context.setup.optimizer_of(name), state.params, state.opt_state, grads[name], stack_rate
         )
         updated = StackState(params=params, batch_stats=passed.batch_stats[name], opt_state=opt_state)
         if name in masks:

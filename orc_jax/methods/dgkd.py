@@ -1,4 +1,5 @@
-"""DGKD: Densely Guided Knowledge Distillation using Multiple Teacher Assistants (Son, Na, Choi, Hwang; ICCV 2021).
+"""DGKD: Densely Guided Knowledge Distillation using Multiple Teacher Assistants (Son, Na, Choi, Hwang; ICCV 2021;
+arXiv 2009.08825).
 
 Members are a teacher, assistants of decreasing size, and the target student. They are trained one after the other, the
 teacher from the labels, each other one from *all* larger ones, which are frozen by then and in evaluation mode:
@@ -36,7 +37,8 @@ def dgkd(
     Args:
         temperature: T; 5 in the authors' code.
         lam: weight of distillation against labels; 1 in the authors' code, so that labels teach the teacher alone.
-        drop: guides that are left out in each mini-batch, at least one remains; 1 in the authors' code. NOTE(paper):
+        drop: guides that are left out in each mini-batch, at least one remains; 1 in the authors' code, which with a
+            teacher and three assistants is the survival probability 0.75 that the paper finds best. NOTE(paper):
             described for the student; the code does it wherever it is told to, here it is done in every stage.
         kl_reduction: "sum" over classes, the formula of the paper, or "mean", the authors' code, in which PyTorch's
             default also divides by the number of classes.

@@ -1,6 +1,6 @@
-"""KD: Distilling the Knowledge in a Neural Network (Hinton, Vinyals, Dean; 2015), from a fixed teacher.
+"""KD: Distilling the Knowledge in a Neural Network (Hinton, Vinyals, Dean; 2015; arXiv 1503.02531).
 
-Member 0 is the teacher: pre-trained, frozen, and in evaluation mode. Every other member learns from it alone.
+From a fixed teacher: member 0 is pre-trained, frozen, and in evaluation mode. Every other member learns from it alone.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
-"""PCL: Peer Collaborative Learning for Online Knowledge Distillation (Wu, Gong; AAAI 2021).
+"""PCL: Peer Collaborative Learning for Online Knowledge Distillation (Wu, Gong; AAAI 2021; arXiv
+2006.04147).
 
 One network with shared early layers and a branch for each *peer*: its own last stage and classifier. Every peer is fed
 its own augmentation of each image. Two teachers arise from the peers themselves:

@@ -19,7 +19,7 @@ from orc_jax.data.augment import normalize
 from orc_jax.data.types import Dataset, Images, Records, size
 from orc_jax.errors import UserError
 from orc_jax.evaluate import heads
-from orc_jax.losses import cross_entropy
+from orc_jax.losses import correct, cross_entropy
 from orc_jax.models.network import make_network, weight_shapes
 from orc_jax.pool import Pool, names_of
 from orc_jax.report import measures
@@ -259,7 +259,8 @@ def feedback(networks: Networks) -> Feedback:
         # in training mode, as in the iteration itself
         logits = forward(pool, normalize(images, setup.mean, setup.std)).logits
         losses = cross_entropy(logits, examples.labels)
-        return losses.mean(1), *hand_back(losses), images, examples.labels, logits
+        wrong = correct(logits, examples.labels) == 0.0
+        return losses.mean(1), *hand_back(losses, wrong), images, examples.labels, logits
 
     data = feed.resident(run.dataset.train, run.devices)
     opened = feed.training(run.dataset, run.config, run.devices, networks.step, networks.step + 1, run.method.views)

@@ -67,7 +67,7 @@ FUNCTIONS = {
     "ensemble": {"pcl"},  # has one of its own
     "hand_back": {"orc"},  # has feedback samples
 }
-PLAIN = {"metrics": SCORES, "shares": (), "views": 1, "stages": (), "frozen": (), "spares": None}
+PLAIN = {"metrics": SCORES, "shares": (), "views": 1, "stages": (), "frozen": (), "spares": None, "held_out": None}
 
 
 @pytest.mark.parametrize("name", METHODS)
