@@ -99,9 +99,11 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
     console.print(f"written to {path}", soft_wrap=True)
 
 
-def heads(run: Run) -> dict[str, Params]:
-    """The parameters that the method's own ensemble needs besides the members'."""
+def heads(run: Run) -> dict[str, dict[str, Params]]:
+    """Parameters and statistics, if there are any, that the method's own ensemble needs besides the members'."""
     if not run.method.ensemble:
         return {}
     stacks = abstract_state(run).stacks
-    return {name: stack.params for name, stack in stacks.items() if name not in run.spec.architectures}
+    kept = {name: {"params": stack.params, "batch_stats": stack.batch_stats} for name, stack in stacks.items()}
+    names = kept.keys() - set(run.spec.architectures)
+    return {name: {kind: arrays for kind, arrays in kept[name].items() if arrays} for name in names}

@@ -93,6 +93,7 @@ class Outputs(NamedTuple):
     logits: jax.Array  # float32 [members, batch, classes], in member order
     features: dict[str, jax.Array]  # by stack: float32 [members of the stack, batch, dim]
     heads: dict[str, Params]  # parameters of modules beside the members, which a loss may use too
+    early: dict[str, jax.Array] = {}  # noqa: RUF012, never changed; as features, of early layers, if a method asks
 
 
 class Pool(struct.PyTreeNode):
@@ -180,12 +181,14 @@ def make_spec(
     dtype: str = "float32",
     axis_name: str | None = None,
     remat: bool = False,
+    early: bool = False,
     members: Sequence[int] | None = None,
 ) -> PoolSpec:
     """A pool with one member per name in `architectures`, equal names stacked. Other arguments are the models'.
 
     `members` are their numbers in a run that has more, increasing. With `remat` a backward pass repeats the member's
     forward pass instead of keeping it: the memory of a step grows with the largest member rather than with the pool.
+    With `early` the networks give early features as well.
 
     Raises:
         UserError: for a network of one's own that is not as it has to be.
@@ -194,7 +197,7 @@ def make_spec(
     for name in dict.fromkeys(architectures):
         rows = tuple(i for i, other in zip(numbers, architectures, strict=True) if other == name)
         try:
-            network = make_network(models[name], num_classes, image_shape, dtype, axis_name)
+            network = make_network(models[name], num_classes, image_shape, dtype, axis_name, early=early)
         except TypeError as error:
             if not plugins.is_own(name):
                 raise

@@ -88,6 +88,7 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         dtype=config.dtype,
         axis_name=axis_name,
         remat=config.remat,
+        early=method.early,
     )
     setup = Setup(
         spec=spec,

@@ -144,7 +144,7 @@ class Evaluation(NamedTuple):
 
 
 def make_evaluation_step(
-    setup: Setup, ensemble: Callable[[Outputs], jax.Array] | None
+    setup: Setup, ensemble: Callable[[Pool, Outputs], jax.Array] | None
 ) -> Callable[[Stacks, Images | None, tuple[Batch, jax.Array]], Evaluation]:
     """The evaluation step: `(stacks, set on the device, (batch, weights [batch])) -> Evaluation` of these samples.
 
@@ -156,10 +156,11 @@ def make_evaluation_step(
         examples, weights = batch
         images, labels = pick(data, examples)
         images = normalize(images, setup.mean, setup.std)
-        outputs = predict(Pool(spec=setup.spec, stacks=stacks), images)
+        pool = Pool(spec=setup.spec, stacks=stacks)
+        outputs = predict(pool, images)
         log_probs = jax.nn.log_softmax(outputs.logits)
         if ensemble:
-            joint = jax.nn.log_softmax(ensemble(outputs))
+            joint = jax.nn.log_softmax(ensemble(pool, outputs))
         else:
             # A member that diverged is left out; without it there would be no ensemble.
             counts = ~jnp.isnan(log_probs).any(-1, keepdims=True)

@@ -106,7 +106,7 @@ def forward(pool: Pool, images: jax.Array) -> Forward:
         pool: the members, and the heads that learn with them.
         images: `[batch, height, width, channels]` for all members, or `[members, batch, height, width, channels]`.
     """
-    logits, features, pullbacks = {}, {}, {}
+    logits, features, early, pullbacks = {}, {}, {}, {}
     moved = {name: state.batch_stats for name, state in pool.stacks.items()}
     for stack in pool.spec.stacks:
 
@@ -116,19 +116,24 @@ def forward(pool: Pool, images: jax.Array) -> Forward:
         views, axis = _views(pool.spec, stack, images)
         state = pool.stacks[stack.name]
         passed = jax.vmap(of_one, in_axes=(0, 0, axis))(state.params, state.batch_stats, views)
-        (logits[stack.name], features[stack.name]), pullbacks[stack.name], moved[stack.name] = passed
-    return Forward(pool, Outputs(pool.spec.in_member_order(logits), features, pool.heads), pullbacks, moved)
+        (logits[stack.name], features[stack.name], *more), pullbacks[stack.name], moved[stack.name] = passed
+        if more:
+            (early[stack.name],) = more
+    outputs = Outputs(pool.spec.in_member_order(logits), features, pool.heads, early)
+    return Forward(pool, outputs, pullbacks, moved)
 
 
 def predict(pool: Pool, images: jax.Array) -> Outputs:
     """The members of `pool` on normalised `images`, in evaluation mode; arguments as of `forward`."""
-    logits, features = {}, {}
+    logits, features, early = {}, {}, {}
     for stack in pool.spec.stacks:
         views, axis = _views(pool.spec, stack, images)
         apply = jax.vmap(stack.network.predict, in_axes=(0, 0, axis))
         state = pool.stacks[stack.name]
-        logits[stack.name], features[stack.name] = apply(state.params, state.batch_stats, views)
-    return Outputs(pool.spec.in_member_order(logits), features, pool.heads)
+        logits[stack.name], features[stack.name], *more = apply(state.params, state.batch_stats, views)
+        if more:
+            (early[stack.name],) = more
+    return Outputs(pool.spec.in_member_order(logits), features, pool.heads, early)
 
 
 def _views(spec: PoolSpec, stack: Stack, images: jax.Array) -> tuple[jax.Array, int | None]:
@@ -181,9 +186,10 @@ def learn(
 
 def gradients(passed: Forward, cotangent: Outputs) -> dict[str, Params]:
     """The gradients of the members' parameters by stack, and those of the heads, which are their cotangents."""
-    pull = jax.vmap(lambda pullback, logits, features: pullback((logits, features))[0])
-    logits = passed.pool.spec.by_stack(cotangent.logits)
-    grads = {name: pull(passed.pullbacks[name], logits[name], cotangent.features[name]) for name in logits}
+    pull = jax.vmap(lambda pullback, *outputs: pullback(outputs)[0])
+    logits, early = passed.pool.spec.by_stack(cotangent.logits), cotangent.early
+    of = {name: (logits[name], cotangent.features[name], *([early[name]] if name in early else [])) for name in logits}
+    grads = {name: pull(passed.pullbacks[name], *of[name]) for name in logits}
     return cotangent.heads | grads
 
 

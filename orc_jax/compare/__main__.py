@@ -4,9 +4,9 @@ python -m orc_jax.compare --config configs/digits.py --methods orc,dgkd,independ
 
 Runs of one seed have in common: the images and their order, the number of epochs, the initial target student, the
 initial member of every position, and the pre-trained teacher. The pool is that of the config, with these exceptions:
-independent trains the target student alone; kd and switokd the teacher and the target student; pcl, whose peers are of
-one architecture, as many copies of the target student. A method of one's own, `my_module:my_method`, has that of the
-config, and config.method_options.
+independent trains the target student alone; kd and switokd the teacher and the target student; pcl, one and cl_ilr,
+whose peers are of one architecture, as many copies of the target student. A method of one's own,
+`my_module:my_method`, has that of the config, and config.method_options.
 
 Everything is kept in --out; the same command goes on where it stopped, and repeats nothing. It writes compare.md,
 compare.csv and compare.png, after every run. A run that fails is marked there and the others go on; the exit code is

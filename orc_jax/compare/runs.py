@@ -14,7 +14,7 @@ from orc_jax.config import Resolved, resolve
 from orc_jax.data.types import Dataset
 from orc_jax.describe import forward_flops, step_flops
 from orc_jax.errors import require, require_choice
-from orc_jax.methods import METHODS
+from orc_jax.methods import BRANCHED, METHODS
 from orc_jax.methods.base import Stage
 from orc_jax.pool import names_of
 from orc_jax.run import build
@@ -28,7 +28,7 @@ POOLS = {
     "independent": {"num_networks": 1},
     "kd": {"num_networks": 2, "assistants": "ladder"},
     "switokd": {"num_networks": 2, "assistants": "ladder"},
-    "pcl": {"assistants": "copies"},  # and the student in place of the teacher
+    **{method: {"assistants": "copies"} for method in BRANCHED},  # and the student in place of the teacher
 }
 
 
@@ -83,7 +83,7 @@ def method_run(config: ConfigDict, method: str, seed: int, out: Path) -> Planned
     config = config.copy_and_resolve_references()
     config.method, config.seed = method, seed
     config.update(POOLS.get(method, {}))
-    if method == "pcl":
+    if method in BRANCHED:
         config.teacher = config.student
     if not plugins.is_own(method):
         config.method_options = ""

@@ -72,7 +72,9 @@ class Method(NamedTuple):
     start: `(setup, pool, key) -> pool`: adds the heads and whatever else the method keeps, ties parameters.
     spares: how many assistants may diverge while the others go on, because no member takes anything of one whose loss
         is not finite; None if members learn from all others.
-    ensemble: outputs of an evaluation -> logits `[batch, classes]` of the method's own ensemble. Without one, the
+    early: its networks tell what their early layers make of the images, `Outputs.early`: those before the parts that
+        `orc_jax.models.LAST_STAGE` names.
+    ensemble: pool, outputs of an evaluation -> logits `[batch, classes]` of the method's own ensemble. Without one, the
         ensemble is the members' mean probability.
     held_out: what the method finds out on held-out training examples, if it does.
     hand_back: for a method with feedback samples: of the members that are neither the pivot teacher nor frozen, losses
@@ -89,7 +91,8 @@ class Method(NamedTuple):
     frozen: tuple[int, ...] = ()
     start: Callable[[Setup, Pool, jax.Array], Pool] | None = None
     spares: int | None = None
-    ensemble: Callable[[Outputs], jax.Array] | None = None
+    early: bool = False
+    ensemble: Callable[[Pool, Outputs], jax.Array] | None = None
     held_out: HeldOut | None = None
     hand_back: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from orc_jax.models.layers import Given, Layers, global_average_pool, he_fan_in, make_layers
+from orc_jax.models.layers import Given, Layers, branch_point, global_average_pool, he_fan_in, make_layers
 
 
 class DenseLayer(nnx.Module):
@@ -71,6 +71,7 @@ class Features(nnx.Module):
     def __call__(self, x):
         x = self.transition1(self.denseblock1(self.conv0(x)))
         x = self.transition2(self.denseblock2(x))
+        branch_point(self, x)
         return nnx.relu(self.denseblock3(x))  # as in that code, without a last batch normalisation
 
 

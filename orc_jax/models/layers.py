@@ -169,6 +169,14 @@ def apply(layers: Iterable, x: jax.Array) -> jax.Array:
     return x
 
 
+def branch_point(network: nnx.Module, x: jax.Array) -> None:
+    """Notes what goes into a network's last stage, `[batch, height, width, channels]`, as its early features.
+
+    They are the mean over the image, `[batch, channels]`; a method that asks for them finds them in `Outputs.early`.
+    """
+    network.early = nnx.Intermediate(global_average_pool(x))
+
+
 def max_pool(x: jax.Array, size: int, *, strides: int, padding: int = 0) -> jax.Array:
     """The maximum over square windows of `[batch, height, width, channels]`; padding never wins."""
     sides: Any = ((padding, padding), (padding, padding))

@@ -13,7 +13,7 @@ from typing import Unpack
 import jax
 from flax import nnx
 
-from orc_jax.models.layers import Given, Layers, apply, global_average_pool, make_layers, max_pool
+from orc_jax.models.layers import Given, Layers, apply, branch_point, global_average_pool, make_layers, max_pool
 
 
 class Block(nnx.Module):
@@ -95,6 +95,8 @@ class ResNet(nnx.Module):
         if self.stem == "large":
             x = max_pool(x, 3, strides=2, padding=1)
         for stage in self.stages:
+            if stage == self.stages[-1]:
+                branch_point(self, x)
             x = apply(getattr(self, stage), x)
         features = global_average_pool(x)
         return getattr(self, self.head)(features), features

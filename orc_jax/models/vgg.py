@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from orc_jax.errors import require
-from orc_jax.models.layers import Given, apply, global_average_pool, make_layers, max_pool
+from orc_jax.models.layers import Given, apply, branch_point, global_average_pool, make_layers, max_pool
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks
 
@@ -49,6 +49,8 @@ class VGG(nnx.Module):
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = images
         for i in range(len(WIDTHS)):
+            if i == len(WIDTHS) - 1:
+                branch_point(self, x)
             x = apply(getattr(self, f"block{i}"), x)
             if i < 3 or (i == 3 and images.shape[1] == 64):
                 x = max_pool(x, 2, strides=2)

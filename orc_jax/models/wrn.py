@@ -9,7 +9,7 @@ from typing import Unpack
 import jax
 from flax import nnx
 
-from orc_jax.models.layers import Given, Layers, apply, global_average_pool, make_layers
+from orc_jax.models.layers import Given, Layers, apply, branch_point, global_average_pool, make_layers
 
 
 class Block(nnx.Module):
@@ -66,6 +66,8 @@ class WideResNet(nnx.Module):
         self.fc = layers.linear(64 * widen, num_classes, bias_init=nnx.initializers.zeros)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = self.block3(self.block2(self.block1(self.conv1(images))))
+        x = self.block2(self.block1(self.conv1(images)))
+        branch_point(self, x)
+        x = self.block3(x)
         features = global_average_pool(nnx.relu(self.bn1(x)))
         return self.fc(features), features

@@ -185,7 +185,7 @@ def predictions(networks: Networks, max_examples: int) -> Predicted:
 
     def outputs_of(pool: Pool, images: jax.Array) -> tuple[jax.Array, ...]:
         out = predict(pool, images)
-        joint = ensemble(out) if ensemble else out.logits[0, :, :0]
+        joint = ensemble(pool, out) if ensemble else out.logits[0, :, :0]
         return jnp.moveaxis(out.logits, 0, 1), joint, *(_features(pool, out.features, m) for m in (0, pool.size - 1))
 
     outputs, labels = _on_evaluation_set(networks.run, max_examples, outputs_of, networks.pool)

@@ -7,7 +7,7 @@ import pytest
 
 from orc_jax.data.augment import none
 from orc_jax.data.types import Images
-from orc_jax.methods import METHODS
+from orc_jax.methods import BRANCHED, METHODS
 from orc_jax.methods.base import Stage
 from orc_jax.methods.dgkd import stages
 from orc_jax.methods.orc import PROMOTED
@@ -24,7 +24,7 @@ def for_method(config, method):
     """A pool of three that the method can train, with images of which every member may see another crop."""
     config.method, config.num_networks, config.crop_padding = method, 3, 1
     config.teacher, config.assistants, config.student = "tiny_a", "tiny_b", "tiny_b"
-    if method == "pcl":
+    if method in BRANCHED:
         config.teacher = "tiny_b"
     return config
 
@@ -60,14 +60,25 @@ SAID = {
     "dml": {"roles": ("peer", "peer", "peer", "target student")},
     "kdcl": {"roles": ("peer", "peer", "peer", "target student"), "views": 4},
     "okddip": {"roles": ("auxiliary peer", "auxiliary peer", "auxiliary peer", "target student")},
+    "one": {"roles": ("peer", "peer", "peer", "target student"), "early": True},
+    "cl_ilr": {"roles": ("peer", "peer", "peer", "target student")},
     "independent": {"roles": ("member", "member", "member", "target student"), "spares": 2},
 }
 FUNCTIONS = {
-    "start": {"pcl", "okddip"},  # have heads
-    "ensemble": {"pcl"},  # has one of its own
+    "start": {"pcl", "okddip", "one", "cl_ilr"},  # have heads, or tie what they share
+    "ensemble": {"pcl", "one"},  # have one of their own
     "hand_back": {"orc"},  # has feedback samples
 }
-PLAIN = {"metrics": SCORES, "shares": (), "views": 1, "stages": (), "frozen": (), "spares": None, "held_out": None}
+PLAIN = {
+    "metrics": SCORES,
+    "shares": (),
+    "views": 1,
+    "stages": (),
+    "frozen": (),
+    "spares": None,
+    "held_out": None,
+    "early": False,
+}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -102,7 +113,7 @@ def test_training_and_evaluation_from_the_checkpoint(method, config, console, tm
     result = json.loads((tmp_path / "run" / "evaluation_11.json").read_text())
     last = metrics.read(tmp_path / "run")[-1]
     rows = [*result["members"], {"name": "ensemble"} | result["ensemble"]]
-    if method == "pcl":
+    if method in BRANCHED:
         rows.append({"name": "mean"} | result["mean"])
         np.testing.assert_allclose(result["mean"]["top1"], np.mean([row["top1"] for row in result["members"]]))
     for row in rows:
@@ -117,6 +128,8 @@ DECIDING = {
     "kdcl": {"target": "linear"},
     "okddip": {"projection_divisor": 2, "rampup_fraction": 0.0},
     "pcl": {"rampup_fraction": 0.0},
+    "one": {},
+    "cl_ilr": {},
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 from orc_jax import config as configs
 from orc_jax.config import default, resolve
 from orc_jax.errors import UserError
-from orc_jax.methods import METHODS
+from orc_jax.methods import BRANCHED, METHODS
 
 # As the papers have them, or their authors' code; docs/methods.md says where neither tells. 80 of 300 epochs are
 # 0.2667 of a run.
@@ -37,7 +37,14 @@ DEFAULTS = {
         "exponent": "own",
         "paused_step": "skipped",
     },
-    "pcl": {"temperature": 3.0, "rampup_fraction": 0.2667, "ema_decay": 0.999, "own_augmentation": True},
+    "pcl": {
+        "temperature": 3.0,
+        "rampup_fraction": 0.2667,
+        "ema_decay": 0.999,
+        "own_augmentation": True,
+        "trunk_statistics": "mean",
+        "classifiers": "own",
+    },
     "kd": {"temperature": 4.0, "alpha": 0.9},
     "dml": {"temperature": 1.0, "targets": "each", "target_gradient": False, "sequential": False},
     "kdcl": {"temperature": 2.0, "lam": 1.0, "target": "minlogit", "own_augmentation": True, "held_out": 0.1},
@@ -47,6 +54,15 @@ DEFAULTS = {
         "rampup_fraction": 0.2667,
         "projection_divisor": 8,
         "peers_follow_targets": True,
+    },
+    "one": {"temperature": 3.0, "weight": 1.0, "rampup_fraction": 0.0, "target_gradient": False},
+    "cl_ilr": {
+        "temperature": 2.0,
+        "label_weight": 0.5,
+        "weight": 0.5,
+        "rampup_fraction": 0.0,
+        "rescaling": True,
+        "target_gradient": False,
     },
     "independent": {},
 }
@@ -120,6 +136,11 @@ REFUSED = [
     ("okddip", {"projection_divisor": 0}, "config.okddip.projection_divisor=0: must be at least 1"),
     ("pcl", {"rampup_fraction": 2.0}, "config.pcl.rampup_fraction=2.0: must be between 0 and 1"),
     ("pcl", {"rampup_fraction": -0.1}, "config.pcl.rampup_fraction=-0.1: must be between 0 and 1"),
+    ("pcl", {"trunk_statistics": "all"}, "config.pcl.trunk_statistics='all' is not known.*mean, each"),
+    ("pcl", {"classifiers": "same"}, "config.pcl.classifiers='same' is not known.*own, equal"),
+    *((name, {"weight": -1.0}, f"config.{name}.weight=-1.0: must be at least 0") for name in ("one", "cl_ilr")),
+    *((name, {"rampup_fraction": 2.0}, f"config.{name}.rampup_fraction=2.0: must be") for name in ("one", "cl_ilr")),
+    ("cl_ilr", {"label_weight": -1.0}, "config.cl_ilr.label_weight=-1.0: must be at least 0"),
     ("pcl", {"ema_decay": 1.0}, r"config.pcl.ema_decay=1.0: must be in \[0, 1\)"),
     ("pcl", {"ema_decay": -0.1}, r"config.pcl.ema_decay=-0.1: must be in \[0, 1\)"),
 ]
@@ -129,7 +150,7 @@ def of_method(method, **fields):
     """The default pool of five, of which all methods can train."""
     config = default()
     config.method = method
-    if method == "pcl":
+    if method in BRANCHED:
         config.teacher, config.assistants = config.student, "copies"
     config.update(fields)
     return config
@@ -156,6 +177,8 @@ AT_THE_LIMIT = {
     "dml": [{"temperature": 1e-9}],
     "kdcl": [{"lam": 0.0}],
     "okddip": [{"weight": 0.0, "rampup_fraction": 0.0, "projection_divisor": 1}, {"rampup_fraction": 1.0}],
+    "one": [{"weight": 0.0, "rampup_fraction": 1.0}],
+    "cl_ilr": [{"weight": 0.0, "label_weight": 0.0, "rampup_fraction": 1.0}],
     "independent": [{}],
 }
 
