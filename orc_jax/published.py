@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from orc_jax.config import default
 from orc_jax.errors import require_choice
-from orc_jax.recipes import online, plane
+from orc_jax.recipes import imagenet, lineage, online, plane
 
 
 class Row(NamedTuple):
@@ -81,32 +81,6 @@ KD = {
     )
     for (t, s), figure in PAIRS.items()
 }
-
-
-def lineage() -> ConfigDict:
-    """The recipe of TAKD's and DGKD's code for ResNets: 160 epochs of batches of 128, rate 0.1."""
-    config = default()
-    config.batch_size = 128
-    config.num_epochs = config.pretrain_epochs = 160
-    config.learning_rate = 0.1
-    config.lr_boundaries = (0.5, 0.75)
-    config.weight_decay = 1e-4
-    return config
-
-
-def imagenet() -> ConfigDict:
-    """torchvision's recipe with 100 epochs, ResNet-34 to ResNet-18, with one more ResNet-18 as assistant."""
-    config = default()
-    config.dataset, config.eval_split = "imagenet2012", "validation"
-    config.teacher, config.student, config.assistants, config.num_networks = "resnet34", "resnet18", "copies", 3
-    config.batch_size = config.eval_batch_size = 256
-    config.num_epochs = config.pretrain_epochs = 100
-    config.learning_rate = 0.1
-    config.lr_boundaries = (0.3, 0.6, 0.9)
-    config.lr_multipliers = ""
-    config.weight_decay = 1e-4
-    config.log_every_steps = 100
-    return config
 
 
 # Pairs that summaries of ORC name; the others are the ones that such tables usually have.
@@ -202,7 +176,7 @@ THREE = {"num_networks": 3, "optimizers": "MobileNetV1=adam", "weight_decays": "
 THREE |= {"switokd__exponent": "code", "lr_multipliers": "MobileNetV1=0.1"}
 TABLE_4, TABLE_7 = "Table 4, image in the authors' repository", "Table 7, image in the authors' repository"
 SWITOKD = {
-    "switokd/tiny_imagenet/resnet34/mobilenet_v2_1_4": Row(
+    "switokd/tiny_imagenet/ResNet34/mobilenet_v2_1_4": Row(
         switokd(199, (100, 140, 180), 0.01, **TINY, **pair("ResNet34", "mobilenet_v2_1_4")),
         *(58.71, 0.11, "A", "best", TABLE_4),
     ),
