@@ -97,6 +97,7 @@ def options_of(factory: Callable[..., Method]) -> dict[str, Any]:
 
 
 FIELDS = frozenset(default())
+BY_ARCHITECTURE = ("lr_multipliers", "optimizers", "weight_decays")  # in the order in which `Resolved` has them
 
 
 def own_section(config: Mapping[str, Any] | ConfigDict) -> str | None:
@@ -123,11 +124,18 @@ class Resolved(NamedTuple):
     lr_multipliers: dict[str, float]  # by architecture
     optimizers: dict[str, str]  # by architecture, those that are given
     weight_decays: dict[str, float]  # likewise
+    values: tuple[str, ...] = ()  # fields whose values are arguments of the compiled step, not parts of it
 
     @property
     def models(self) -> dict[str, Model]:
         """Those of the pool, by architecture."""
         return plugins.models(self.architectures, self.plugins)
+
+    def with_values(self, fields: Collection[str]) -> "Resolved":
+        """The same where those of `fields` that can be are arguments of the compiled step: runs that differ in these
+        alone share one program."""
+        can = {"learning_rate", *(f"{self.config.method}.{option}" for option in self.method.values)}
+        return self._replace(values=tuple(sorted(can.intersection(fields))))
 
     def replace(self, **fields: Any) -> "Resolved":
         """The same with other values of some fields, for a run that goes with this one. They are not checked."""
@@ -198,7 +206,7 @@ def tracker_names(log_to: str) -> list[str]:
 def _names(config: ConfigDict) -> list[tuple[str, str]]:
     """What may be of a person's own, with its field."""
     names = [(field, config[field]) for field in ("teacher", "student", "method", "dataset")]
-    for field in ("assistants", *optim.BY_ARCHITECTURE):
+    for field in ("assistants", *BY_ARCHITECTURE):
         names += [(field, item.partition("=")[0].strip()) for item in config[field].split(",")]
     return [(f"config.{field}", name) for field, name in names]
 
@@ -208,13 +216,8 @@ def _interpret(config: ConfigDict, own: Plugins) -> Resolved:
     if others := set(config) - known:  # the fields of methods of one's own that this is not a run of
         config = ConfigDict({name: value for name, value in config.items() if name not in others})
     architectures = _architectures(config, own)
-    by_architecture = {
-        field: optim.by_architecture(f"config.{field}", config[field], [*MODELS, *own])
-        for field in optim.BY_ARCHITECTURE
-    }
-    return Resolved(
-        FrozenConfigDict(config), own, architectures, _method(config, architectures, own), **by_architecture
-    )
+    by_name = (optim.by_architecture(f"config.{field}", config[field], [*MODELS, *own]) for field in BY_ARCHITECTURE)
+    return Resolved(FrozenConfigDict(config), own, architectures, _method(config, architectures, own), *by_name)
 
 
 def _architectures(config: ConfigDict, own: Plugins) -> tuple[str, ...]:

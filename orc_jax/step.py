@@ -80,13 +80,25 @@ def augment(setup: Setup, seed: jax.Array, step: jax.Array, examples: Images) ->
     return one_view(0, images) if setup.views == 1 else jax.vmap(one_view)(jnp.arange(setup.views), images)
 
 
-def make_train_step(setup: Setup, iterate: Callable) -> Callable[[TrainState, Images | None, Batch], TrainState]:
-    """The step of a method's `iterate`: `(state, set on the device, batch) -> state`; see `orc_jax.data.feed`."""
+def make_train_step(
+    setup: Setup, iterate: Callable, *, takes_values: bool = False
+) -> Callable[[TrainState, Any, Batch], TrainState]:
+    """The step of a method's `iterate`: `(state, set on the device, batch) -> state`; see `orc_jax.data.feed`.
 
-    def train_step(state: TrainState, data: Images | None, batch: Batch) -> TrainState:
+    If it `takes_values`, the second argument is (set on the device, values of fields by name): one program for all runs
+    that differ in these alone. `learning_rate` is the peak of the schedule, the others are options of the method.
+    """
+
+    def train_step(state: TrainState, data: Any, batch: Batch) -> TrainState:
+        data, values = data if takes_values else (data, {})
+        now = setup
+        if "learning_rate" in values:
+            unit, peak = setup.unit_rate, values["learning_rate"]
+            assert unit is not None
+            now = setup._replace(learning_rate=lambda step: peak * unit(step))
         examples = pick(data, batch)
         images = augment(setup, state.seed, state.step, examples)
-        context = Context(setup, state.step, rngs.stream_key(state.seed, "method", state.step))
+        context = Context(now, state.step, rngs.stream_key(state.seed, "method", state.step), values)
         pool, metrics = iterate(context, Pool(spec=setup.spec, stacks=state.stacks), Images(images, examples.labels))
         state = state.replace(
             step=state.step + 1,

@@ -23,7 +23,7 @@ from orc_jax.errors import UserError
 from orc_jax.evaluate import evaluator, renewer
 from orc_jax.pool import Pool, StackState
 from orc_jax.preemption import Stop, watched
-from orc_jax.run import Run, abstract_state, build
+from orc_jax.run import Run, abstract_state, build, values_of
 from orc_jax.step import TrainState, find_diverged, init_state, make_train_step, reset_totals
 from orc_jax.terminal import Bar, Part, doing
 from orc_jax.workdir import checkpoint, logs, metrics, record
@@ -106,7 +106,10 @@ def fit(
     with checkpoint.open_manager(workdir, create=True) as manager:
         saves = _Saves(run, manager, terminal.warner(console))
         data = feed.resident(run.dataset.train, run.devices)
-        train_step = parallel.DataParallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=True)
+        values = jax.device_put(values_of(run), run.sharding)
+        step_function = make_train_step(run.setup, run.method.iterate, takes_values=bool(values))
+        train_step = parallel.DataParallel(step_function, run.devices, donate=True)
+        given = (data, values) if values else data
         evaluate, renew = evaluator(run), renewer(run) if run.method.held_out else None
         log = logs.MetricsLog(workdir, step, config)
         if step == 0:
@@ -129,7 +132,7 @@ def fit(
                         saves.save(step, state, None)
                         saves.leave(stop, title, step)
                     with meter.compiling():
-                        state = train_step(state, data, batch)
+                        state = train_step(state, given, batch)
                     step += 1
                     meter.dispatched(step, state)
                     leaving = stop.requested(step) and step < run.num_steps

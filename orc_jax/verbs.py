@@ -36,6 +36,7 @@ class Setup(NamedTuple):
     views: int  # augmentations of each image: 1, or one for each member
     num_steps: int  # of the run
     axis_name: str | None  # the mapped axis of devices; None outside pmap
+    unit_rate: optax.Schedule | None = None  # the schedule of rate 1, if the rate is an argument of the program
     optimizers: Mapping[str, optax.GradientTransformation] = MappingProxyType(
         {}
     )  # by architecture, where it is another
@@ -51,11 +52,16 @@ class Context(NamedTuple):
     setup: Setup
     step: jax.Array
     key: jax.Array  # of the stream "method": the same on all devices
+    values: Mapping[str, jax.Array] = MappingProxyType({})  # options that are arguments of the program, by name
 
     @property
     def progress(self) -> jax.Array:
         """The share of the run that is over, in [0, 1)."""
         return self.step / self.setup.num_steps
+
+    def value(self, name: str, option: float) -> Any:
+        """An option of the method: its value, or, where runs of several values share one program, an argument of it."""
+        return self.values.get(name, option)
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Images as the networks take them: float32 of the same shape."""

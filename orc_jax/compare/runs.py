@@ -30,6 +30,7 @@ class Variant(NamedTuple):
     name: str
     config: ConfigDict
     shares_teacher: bool = True
+    swept: tuple[str, ...] = ()  # fields in which variants differ: those that can be are arguments of one program
 
 
 class Planned(NamedTuple):
@@ -85,12 +86,12 @@ def variant_run(config: ConfigDict, variant: Variant, i: int, out: Path) -> Plan
     """Run `i` of a variant."""
     own, shared = (one.copy_and_resolve_references() for one in (variant.config, config))
     own.seed += i
-    run, folder = resolve(own), run_folder(out, variant.name, own.seed)
+    run, folder = resolve(own).with_values(variant.swept), run_folder(out, variant.name, own.seed)
     # What another stage trains than the teacher alone, each run trains for itself.
     alone = run.method.stages[:1] == (Stage(TEACHER, "independent", (0,)),)
     if not (own.pretrain_epochs and alone and variant.shares_teacher):
         return Planned(variant.name, run, folder)
-    run = run.replace(pivot_checkpoint=str(run_folder(out, TEACHER, own.seed)))
+    run = run.replace(pivot_checkpoint=str(run_folder(out, TEACHER, own.seed))).with_values(variant.swept)
     shared.update(method="independent", method_options="", seed=own.seed)
     return Planned(variant.name, run, folder, pivot_run(resolve(shared)))
 

@@ -84,7 +84,7 @@ def of_sweep(config: ConfigDict, sweeps: Sequence[str]) -> list[Variant]:
         changed = with_values(config, {name: value for name, (_, value) in zip(names, chosen, strict=True)})
         label = ", ".join(f"{name}={text}" for name, (text, _) in zip(names, chosen, strict=True))
         shares = not any(name in OF_THE_TEACHER or name.startswith("stream.") for name in names)
-        variants.append(Variant(label, changed, shares))
+        variants.append(Variant(label, changed, shares, tuple(names)))
     return list({variant.name: variant for variant in variants}.values())
 
 

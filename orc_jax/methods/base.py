@@ -77,6 +77,8 @@ class Method(NamedTuple):
     ensemble: pool, outputs of an evaluation -> logits `[batch, classes]` of the method's own ensemble. Without one, the
         ensemble is the members' mean probability.
     held_out: what the method finds out on held-out training examples, if it does.
+    values: options that `iterate` takes from `context.value`: in runs that differ in these alone, arguments of one
+        program.
     hand_back: for a method with feedback samples: of the members that are neither the pivot teacher nor frozen, losses
         and whether they are wrong, `[students, batch]` -> how many each hands back, and which (see
         `orc_jax.roles.hand_back`).
@@ -94,6 +96,7 @@ class Method(NamedTuple):
     early: bool = False
     ensemble: Callable[[Pool, Outputs], jax.Array] | None = None
     held_out: HeldOut | None = None
+    values: tuple[str, ...] = ()
     hand_back: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
 
 

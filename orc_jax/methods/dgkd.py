@@ -55,7 +55,10 @@ def dgkd(
 
     iterate = guided_iteration(guides, guidance, temperature, lam, kl_reduction)
     roles = pool_roles(len(architectures), "teacher", "assistant")
-    return Method(iterate, roles, stages=stages("dgkd", len(architectures)), frozen=tuple(guides))
+    return Method(iterate, roles, stages=stages("dgkd", len(architectures)), frozen=tuple(guides), values=VALUES)
+
+
+VALUES = ("temperature", "lam")
 
 
 def keep_guides(key: jax.Array, count: int, drop: int) -> jax.Array:
@@ -89,12 +92,13 @@ def guided_iteration(
         logits_t = predict(frozen, images).logits
         sources, weights = logits_t[jnp.array(guides)], guidance(context.key)
         passed = forward(student, images)
+        t, share = context.value("temperature", temperature), context.value("lam", lam)
 
         def loss(out):
-            distilled = guided_distillation(out.logits, sources, weights[None], temperature)
+            distilled = guided_distillation(out.logits, sources, weights[None], t)
             if kl_reduction == "mean":
                 distilled = distilled / out.logits.shape[-1]
-            return (1 - lam) * cross_entropy(out.logits, batch.labels) + lam * distilled
+            return (1 - share) * cross_entropy(out.logits, batch.labels) + share * distilled
 
         logits = jnp.concatenate([logits_t, passed.logits])
         return pool.put(learn(context, passed, loss)), scores(context, logits, batch.labels)

@@ -72,8 +72,10 @@ def kdcl(
         else:
             logits_t = TARGETS[target](context, passed.logits, batch.labels)
 
+        t, weight = context.value("temperature", temperature), context.value("lam", lam)
+
         def loss(out):
-            return cross_entropy(out.logits, batch.labels) + lam * distillation(out.logits, logits_t[None], temperature)
+            return cross_entropy(out.logits, batch.labels) + weight * distillation(out.logits, logits_t[None], t)
 
         return pool.put(learn(context, passed, loss)), scores(context, passed.logits, batch.labels)
 
@@ -81,6 +83,7 @@ def kdcl(
         iterate,
         pool_roles(size, "peer", "peer"),
         views=size if own_augmentation else 1,
+        values=("temperature", "lam"),
         start=start if renews else None,
         held_out=HeldOut(held_out, errors, lambda sums: kept(general_weights(sums))) if renews else None,
     )

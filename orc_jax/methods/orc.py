@@ -102,6 +102,8 @@ def orc(
         pivot, students = pool.select([0]), pool.select(range(1 + len(fixed), pool.size))
         images, labels = context.normalize(batch.images), batch.labels
 
+        t, b = context.value("temperature", temperature), context.value("beta", beta)
+
         # Evaluation and role change, on the global batch.
         passed = forward(students, images)
         losses = context.gather(cross_entropy(passed.logits, labels), axis=1)
@@ -111,8 +113,9 @@ def orc(
 
         # Intensive teaching.
         if intensive_teaching:
-            ratio = mix_ratio(context.key, intensive_samples, mixup_alpha)
-            pivot = teach_pivot(context, pivot, batch, handed_back, ratio, pivot_lr_multiplier)
+            ratio = mix_ratio(context.key, intensive_samples, context.value("mixup_alpha", mixup_alpha))
+            rate = context.value("pivot_lr_multiplier", pivot_lr_multiplier)
+            pivot = teach_pivot(context, pivot, batch, handed_back, ratio, rate)
         logits_p = (predict if pivot_batch_norm == "running" else forward)(pivot, images).logits
 
         # Private and group teaching.
@@ -123,7 +126,7 @@ def orc(
 
             def loss(out: Outputs, student: jax.Array | None = None) -> jax.Array:
                 guided = guidance if student is None else guidance[student][None]
-                return teaching_loss(out.logits, labels, sources, guided, temperature, beta)
+                return teaching_loss(out.logits, labels, sources, guided, t, b)
 
             return loss
 
@@ -151,7 +154,15 @@ def orc(
     metrics = ("loss", "accuracy", "promoted", "feedback_share")
     stages, spares = (Stage("pivot", "independent", (0, *fixed)),), num_students - k
     return Method(
-        iterate, roles, metrics, (PROMOTED,), stages=stages, frozen=fixed, spares=spares, hand_back=handed_back_by
+        iterate,
+        roles,
+        metrics,
+        (PROMOTED,),
+        stages=stages,
+        frozen=fixed,
+        spares=spares,
+        hand_back=handed_back_by,
+        values=("temperature", "beta", "mixup_alpha", "pivot_lr_multiplier"),
     )
 
 
@@ -164,7 +175,7 @@ PROMOTED = Share(
 )
 
 
-def mix_ratio(key: jax.Array, samples: str, alpha: float) -> jax.Array | float:
+def mix_ratio(key: jax.Array, samples: str, alpha: float | jax.Array) -> jax.Array | float:
     """lam of intensive teaching: 1 for the training samples alone, 0 for the feedback samples, else drawn."""
     if samples == "mixup":
         return jax.random.beta(key, alpha, alpha)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from orc_jax.errors import require, require_choice
 from orc_jax.methods.base import Method, pool_roles, require_members
-from orc_jax.methods.dgkd import guided_iteration, stages
+from orc_jax.methods.dgkd import VALUES, guided_iteration, stages
 
 
 def takd(
@@ -39,4 +39,4 @@ def takd(
     iterate = guided_iteration([len(architectures) - 2], guidance, temperature, lam, kl_reduction)
     roles = pool_roles(len(architectures), "teacher", "assistant")
     frozen = tuple(range(len(architectures) - 1))
-    return Method(iterate, roles, stages=stages("takd", len(architectures)), frozen=frozen)
+    return Method(iterate, roles, stages=stages("takd", len(architectures)), frozen=frozen, values=VALUES)

@@ -181,7 +181,7 @@ def branch_point(network: nnx.Module, x: jax.Array) -> None:
 
     They are the mean over the image, `[batch, channels]`; a method that asks for them finds them in `Outputs.early`.
     """
-    network.early = nnx.Intermediate(global_average_pool(x))
+    setattr(network, "early", nnx.Intermediate(global_average_pool(x)))  # noqa: B010, no attribute of every Module
 
 
 def max_pool(x: jax.Array, size: int, *, strides: int, padding: int = 0) -> jax.Array:

@@ -111,14 +111,16 @@ class BiasedWideResNet(nnx.Module):
     ):
         layers = make_layers(kernel_init=xavier_sqrt_2, **given)
         self.conv1 = layers.conv(image_shape[-1], 16, 3, bias_init=nnx.initializers.zeros)
-        in_features = 16
-        for i, features in enumerate((16 * widen, 32 * widen, 64 * widen)):
-            first = BiasedBlock(layers, in_features, features, strides=2 if i else 1)
-            rest = [BiasedBlock(layers, features, features, strides=1) for _ in range(blocks - 1)]
-            setattr(self, f"layer{i + 1}", nnx.List([first, *rest]))
-            in_features = features
-        self.bn1 = layers.norm(in_features, momentum=0.9)
-        self.linear = layers.linear(in_features, num_classes)
+
+        def stage(in_features, features, strides):
+            first = BiasedBlock(layers, in_features, features, strides=strides)
+            return nnx.List([first, *(BiasedBlock(layers, features, features, strides=1) for _ in range(blocks - 1))])
+
+        self.layer1 = stage(16, 16 * widen, 1)
+        self.layer2 = stage(16 * widen, 32 * widen, 2)
+        self.layer3 = stage(32 * widen, 64 * widen, 2)
+        self.bn1 = layers.norm(64 * widen, momentum=0.9)
+        self.linear = layers.linear(64 * widen, num_classes)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = apply(self.layer2, apply(self.layer1, self.conv1(images)))

@@ -2,9 +2,11 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from orc_jax.config import resolve
 from orc_jax.data.augment import none
 from orc_jax.data.types import Images
 from orc_jax.methods import BRANCHED, METHODS
@@ -12,10 +14,12 @@ from orc_jax.methods.base import Stage
 from orc_jax.methods.dgkd import stages
 from orc_jax.methods.orc import PROMOTED
 from orc_jax.methods.switokd import EXPERT_MODE
-from orc_jax.step import augment
-from orc_jax.testing import assert_devices_agree, build_run
+from orc_jax.parallel import DataParallel
+from orc_jax.run import build, values_of
+from orc_jax.step import augment, make_train_step
+from orc_jax.testing import assert_close, assert_devices_agree, build_run
 from orc_jax.workdir import metrics
-from tests.helpers import evaluate, printed, train
+from tests.helpers import evaluate, printed, stepper_of, train
 
 pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
 
@@ -39,16 +43,19 @@ SAID = {
         "shares": (PROMOTED,),
         "stages": (PIVOT,),
         "spares": 2,
+        "values": ("temperature", "beta", "mixup_alpha", "pivot_lr_multiplier"),
     },
     "dgkd": {
         "roles": ("teacher", "assistant", "assistant", "target student"),
         "stages": stages("dgkd", 4),
         "frozen": (0, 1, 2),
+        "values": ("temperature", "lam"),
     },
     "takd": {
         "roles": ("teacher", "assistant", "assistant", "target student"),
         "stages": stages("takd", 4),
         "frozen": (0, 1, 2),
+        "values": ("temperature", "lam"),
     },
     "switokd": {
         "roles": ("teacher", "student", "student", "target student"),
@@ -56,9 +63,18 @@ SAID = {
         "shares": (EXPERT_MODE,),
     },
     "pcl": {"roles": ("peer", "peer", "peer", "target student"), "views": 4},
-    "kd": {"roles": ("teacher", "student", "student", "target student"), "stages": (PIVOT,), "frozen": (0,)},
+    "kd": {
+        "roles": ("teacher", "student", "student", "target student"),
+        "stages": (PIVOT,),
+        "frozen": (0,),
+        "values": ("temperature", "alpha"),
+    },
     "dml": {"roles": ("peer", "peer", "peer", "target student")},
-    "kdcl": {"roles": ("peer", "peer", "peer", "target student"), "views": 4},
+    "kdcl": {
+        "roles": ("peer", "peer", "peer", "target student"),
+        "views": 4,
+        "values": ("temperature", "lam"),
+    },
     "okddip": {"roles": ("auxiliary peer", "auxiliary peer", "auxiliary peer", "target student")},
     "one": {"roles": ("peer", "peer", "peer", "target student"), "early": True},
     "cl_ilr": {"roles": ("peer", "peer", "peer", "target student")},
@@ -69,16 +85,8 @@ FUNCTIONS = {
     "ensemble": {"pcl", "one"},  # have one of their own
     "hand_back": {"orc"},  # has feedback samples
 }
-PLAIN = {
-    "metrics": SCORES,
-    "shares": (),
-    "views": 1,
-    "stages": (),
-    "frozen": (),
-    "spares": None,
-    "held_out": None,
-    "early": False,
-}
+PLAIN = {"metrics": SCORES, "shares": (), "views": 1, "stages": (), "frozen": (), "spares": None}
+PLAIN |= {"held_out": None, "early": False, "values": ()}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -103,6 +111,32 @@ def test_what_follows_from_options():
     assert METHODS["independent"](["a"]).spares == METHODS["independent"](["a"] * 2).spares == 0
     # With role change one student is promoted in every iteration; a teacher may pause or not.
     assert PROMOTED.adds_up and not EXPERT_MODE.adds_up
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name](["resnet20"] * 4).values])
+def test_runs_that_differ_in_values_share_one_program(method, config, toy):
+    """The program is the same text, and does what that with the values in it does."""
+    for_method(config, method)
+    options = METHODS[method](["tiny_a"] * 3).values
+    fields = [f"{method}.{option}" for option in options]
+    texts, ends = [], []
+    for factor in (1.0, 0.5):
+        config.learning_rate *= factor
+        for option in options:
+            config[method][option] *= factor
+        run = build(resolve(config, 1).with_values([*fields, "learning_rate", "seed"]), toy, jax.local_devices()[:1])
+        assert set(run.resolved.values) == {*fields, "learning_rate"}
+        step = make_train_step(run.setup, run.method.iterate, takes_values=True)
+        mapped = DataParallel(step, run.devices, donate=False)
+        plain = stepper_of(config, toy)
+        state, indices = plain.init(), np.arange(16, dtype=np.int32)[None]
+        given = (plain.data, jax.device_put(values_of(run), run.sharding))
+        texts.append(mapped.lower(state, given, indices).as_text())
+        ends.append(mapped(state, given, indices))
+        assert_close(ends[-1].stacks, plain(state, indices[0]).stacks, rtol=1e-5, atol=1e-6)
+    assert texts[0] == texts[1]
+    kernels = [end.stacks["tiny_b"].params["fc.kernel"][-1] for end in ends]
+    assert not np.array_equal(*kernels)
 
 
 @pytest.mark.parametrize("method", METHODS)
