@@ -216,8 +216,11 @@ def _interpret(config: ConfigDict, own: Plugins) -> Resolved:
     if others := set(config) - known:  # the fields of methods of one's own that this is not a run of
         config = ConfigDict({name: value for name, value in config.items() if name not in others})
     architectures = _architectures(config, own)
-    by_name = (optim.by_architecture(f"config.{field}", config[field], [*MODELS, *own]) for field in BY_ARCHITECTURE)
-    return Resolved(FrozenConfigDict(config), own, architectures, _method(config, architectures, own), *by_name)
+    factors, kinds, decays = (
+        optim.by_architecture(f"config.{field}", config[field], [*MODELS, *own]) for field in BY_ARCHITECTURE
+    )
+    method = _method(config, architectures, own)
+    return Resolved(FrozenConfigDict(config), own, architectures, method, factors, kinds, decays)
 
 
 def _architectures(config: ConfigDict, own: Plugins) -> tuple[str, ...]:
