@@ -8,6 +8,9 @@ independent trains the target student alone; kd and switokd the teacher and the 
 whose peers are of one architecture, as many copies of the target student. A method of one's own,
 `my_module:my_method`, has that of the config, and config.method_options.
 
+Instead of methods, the values of fields, --sweep orc.beta=0.3,0.9, with one teacher for all; or published rows, each
+with the recipe of its paper, --rows kd/resnet56/resnet20, and the figure that was published beside ours.
+
 Everything is kept in --out; the same command goes on where it stopped, and repeats nothing. It writes compare.md,
 compare.csv and compare.png, after every run. A run that fails is marked there and the others go on; the exit code is
 then 2. The page on it: python -m orc_jax.report --workdir with the folder of --out.
