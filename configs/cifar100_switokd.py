@@ -2,6 +2,8 @@
 
 python -m orc_jax.main --config configs/cifar100_switokd.py
 
+Its own networks and numbers, row by row: configs/rows.py:switokd/cifar100/wrn_16_2/MobileNetV2
+
 Two teachers and one student (2T1S): --config.num_networks=3 --config.switokd.num_teachers=2
 --config.teacher=wrn_16_10 --config.assistants=wrn_16_2
 """

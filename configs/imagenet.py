@@ -9,24 +9,8 @@ NOTE(paper): the assistants and the recipe of its ImageNet run are not known to 
 more ResNet-18 as assistant, and the usual recipe of torchvision's ResNets with 100 epochs.
 """
 
-from orc_jax.config import default
+from orc_jax import recipes
 
 
 def get_config():
-    config = default()
-    config.dataset = "imagenet2012"
-    config.eval_split = "validation"
-    config.teacher = "resnet34"
-    config.student = "resnet18"
-    config.num_networks = 3
-    config.assistants = "copies"
-    config.batch_size = 256
-    config.num_epochs = 100
-    config.pretrain_epochs = 100
-    config.learning_rate = 0.1
-    config.lr_boundaries = (0.3, 0.6, 0.9)
-    config.lr_multipliers = ""
-    config.weight_decay = 1e-4
-    config.eval_batch_size = 256
-    config.log_every_steps = 100
-    return config
+    return recipes.imagenet()

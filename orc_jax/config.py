@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from orc_jax import plugins
+from orc_jax import optim, plugins
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
 from orc_jax.methods.base import Method, Stage
@@ -64,9 +64,11 @@ def default() -> ConfigDict:
     config.warmup_epochs = 0.0  # linear, from 0
     # By architecture. The field's recipe gives these networks 0.01 where the others have 0.05.
     config.lr_multipliers = "MobileNetV2=0.2,ShuffleV1=0.2,ShuffleV2=0.2"
+    config.optimizers = ""  # by architecture, where it is not SGD: "MobileNetV1=adam"
     config.momentum = 0.9
     config.nesterov = False
     config.weight_decay = 5e-4
+    config.weight_decays = ""  # by architecture, where it is another: "MobileNetV1=1e-4"
     config.dtype = "float32"  # of activations: "float32" or "bfloat16"; parameters and losses stay float32
     config.batch_norm = "global"  # statistics of the global batch, or "local": of each device's share of it
     config.remat = False  # repeat forward passes in the backward pass instead of keeping them: a fraction of the memory
@@ -97,6 +99,7 @@ def options_of(factory: Callable[..., Method]) -> dict[str, Any]:
 
 
 FIELDS = frozenset(default())
+BY_ARCHITECTURE = ("lr_multipliers", "optimizers", "weight_decays")  # in the order in which `Resolved` has them
 
 
 def own_section(config: Mapping[str, Any] | ConfigDict) -> str | None:
@@ -121,11 +124,20 @@ class Resolved(NamedTuple):
     architectures: tuple[str, ...]  # in member order
     method: Method
     lr_multipliers: dict[str, float]  # by architecture
+    optimizers: dict[str, str]  # by architecture, those that are given
+    weight_decays: dict[str, float]  # likewise
+    values: tuple[str, ...] = ()  # fields whose values are arguments of the compiled step, not parts of it
 
     @property
     def models(self) -> dict[str, Model]:
         """Those of the pool, by architecture."""
         return plugins.models(self.architectures, self.plugins)
+
+    def with_values(self, fields: Collection[str]) -> "Resolved":
+        """The same where those of `fields` that can be are arguments of the compiled step: runs that differ in these
+        alone share one program."""
+        can = {"learning_rate", *(f"{self.config.method}.{option}" for option in self.method.values)}
+        return self._replace(values=tuple(sorted(can.intersection(fields))))
 
     def replace(self, **fields: Any) -> "Resolved":
         """The same with other values of some fields, for a run that goes with this one. They are not checked."""
@@ -196,7 +208,7 @@ def tracker_names(log_to: str) -> list[str]:
 def _names(config: ConfigDict) -> list[tuple[str, str]]:
     """What may be of a person's own, with its field."""
     names = [(field, config[field]) for field in ("teacher", "student", "method", "dataset")]
-    for field in ("assistants", "lr_multipliers"):
+    for field in ("assistants", *BY_ARCHITECTURE):
         names += [(field, item.partition("=")[0].strip()) for item in config[field].split(",")]
     return [(f"config.{field}", name) for field, name in names]
 
@@ -206,9 +218,11 @@ def _interpret(config: ConfigDict, own: Plugins) -> Resolved:
     if others := set(config) - known:  # the fields of methods of one's own that this is not a run of
         config = ConfigDict({name: value for name, value in config.items() if name not in others})
     architectures = _architectures(config, own)
-    return Resolved(
-        FrozenConfigDict(config), own, architectures, _method(config, architectures, own), _lr_multipliers(config, own)
+    factors, kinds, decays = (
+        optim.by_architecture(f"config.{field}", config[field], [*MODELS, *own]) for field in BY_ARCHITECTURE
     )
+    method = _method(config, architectures, own)
+    return Resolved(FrozenConfigDict(config), own, architectures, method, factors, kinds, decays)
 
 
 def _architectures(config: ConfigDict, own: Plugins) -> tuple[str, ...]:
@@ -239,20 +253,6 @@ def _architectures(config: ConfigDict, own: Plugins) -> tuple[str, ...]:
                 f"config.num_networks={config.num_networks} leaves {count} between teacher and student"
             )
     return (config.teacher, *assistants, config.student)
-
-
-def _lr_multipliers(config: ConfigDict, own: Plugins) -> dict[str, float]:
-    result = {}
-    for item in filter(None, config.lr_multipliers.split(",")):
-        name, _, value = item.partition("=")
-        require_choice("config.lr_multipliers", name.strip(), [*MODELS, *own])
-        try:
-            factor = float(value)
-        except ValueError:
-            factor = 0.0
-        require("config.lr_multipliers", repr(item), 0 < factor < float("inf"), "name=positive number")
-        result[name.strip()] = factor
-    return result
 
 
 def _method(config: ConfigDict, architectures: tuple[str, ...], own: Plugins) -> Method:

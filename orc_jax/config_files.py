@@ -150,8 +150,10 @@ def base(given: str | None, workdir: Path | None, dataset: str | None) -> tuple[
 
 def adapted(config: ConfigDict, given: Collection[str]) -> list[str]:
     """Changes defaults of `config` that do not fit what a person has given, fields by name; returns a line for each."""
+    from orc_jax.methods import BRANCHED
+
     new: dict[str, Any] = {}
-    if config.method == "pcl":
+    if config.method in BRANCHED:
         new |= {"teacher": config.student, "assistants": "copies"}
     if config.method == "switokd":
         new["num_networks"] = config.switokd.num_teachers + 1

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from orc_jax import cost, display, pretrained, speed
@@ -103,7 +104,7 @@ def step_flops(run: Run) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _outputs(network: Network, shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+def _outputs(network: Network, shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
     return jax.eval_shape(network.predict, *weight_shapes(network), jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
@@ -118,14 +119,14 @@ def _standing_in(network: Network, flops: float) -> Network:
 
     def predict(params, batch_stats, images):
         del batch_stats
-        logits, features = _outputs(network, images.shape)
-        classes, width = logits.shape[1], logits.shape[1] + features.shape[1]
+        widths = [output.shape[1] for output in _outputs(network, images.shape)]
+        width = sum(widths)
         inner = round(flops / (2 * (1 + width)))
         # All that it computes depends on a parameter, and its gradient goes to one.
         seed = params[name].reshape(-1)[:1]
         first, second = jnp.broadcast_to(seed, (1, inner)), jnp.broadcast_to(seed, (inner, width))
         result = images.reshape(len(images), -1)[:, :1] @ first @ second
-        return result[:, :classes], result[:, classes:]
+        return tuple(jnp.split(result, np.cumsum(widths)[:-1].tolist(), axis=1))
 
     def train(params, batch_stats, images):
         return predict(params, batch_stats, images), batch_stats

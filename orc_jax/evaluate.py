@@ -15,7 +15,7 @@ from orc_jax.data import feed, sets
 from orc_jax.models.network import Params
 from orc_jax.pool import Stacks
 from orc_jax.run import Run, abstract_state, build
-from orc_jax.step import make_evaluation_step
+from orc_jax.step import TrainState, make_evaluation_step, make_observation_step
 from orc_jax.terminal import doing
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.files import writing
@@ -54,6 +54,22 @@ def evaluator(run: Run) -> Callable[[Stacks], dict[str, Any]]:
     return evaluate
 
 
+def renewer(run: Run) -> Callable[[TrainState], TrainState]:
+    """A function that renews what the method of `run` has found out on its held-out examples (see `HeldOut`)."""
+    held_out, dataset = run.method.held_out, run.dataset._replace(test=run.dataset.held_out)
+    assert held_out is not None
+    data = feed.resident(dataset.test, run.devices)
+    observe = parallel.DataParallel(make_observation_step(run.setup, held_out.observe), run.devices, donate=False)
+
+    def renewed(state: TrainState) -> TrainState:
+        with feed.evaluation(dataset, run.config, run.devices) as batches:
+            parts = jax.device_get([observe(state.stacks, data, batch) for batch in batches])
+        sums = jax.tree.map(lambda *x: np.sum(np.array(x), axis=0), *parts)
+        return state.replace(stacks=state.stacks | jax.device_put(held_out.renew(sums), run.sharding))
+
+    return renewed
+
+
 def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: Console) -> None:
     """Evaluates the checkpoint `which` ("latest", "best" or a step) of `workdir`; prints the result, and writes it.
 
@@ -83,9 +99,11 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
     console.print(f"written to {path}", soft_wrap=True)
 
 
-def heads(run: Run) -> dict[str, Params]:
-    """The parameters that the method's own ensemble needs besides the members'."""
+def heads(run: Run) -> dict[str, dict[str, Params]]:
+    """Parameters and statistics, if there are any, that the method's own ensemble needs besides the members'."""
     if not run.method.ensemble:
         return {}
     stacks = abstract_state(run).stacks
-    return {name: stack.params for name, stack in stacks.items() if name not in run.spec.architectures}
+    kept = {name: {"params": stack.params, "batch_stats": stack.batch_stats} for name, stack in stacks.items()}
+    names = kept.keys() - set(run.spec.architectures)
+    return {name: {kind: arrays for kind, arrays in kept[name].items() if arrays} for name in names}

@@ -49,6 +49,7 @@ class Given(NamedTuple):
     base: str  # what the config was before the overrides
     trusted: Collection[str] | None  # what of a person's own it may import; None is all that it names
     adapted: list[str]  # what was changed of it so that it fits the overrides
+    overrides: dict[str, Any]  # fields by their dotted names
 
 
 def define_cache(own: flags.FlagValues) -> flags.FlagHolder[str]:
@@ -90,7 +91,7 @@ def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Gi
     else:
         named = [value for value in overrides.values() if isinstance(value, str)]
         trusted = {*_trusted(own), *(item for value in named for item in re.split("[,=]", value))}
-    return Given(config, base, trusted, adapted)
+    return Given(config, base, trusted, adapted, overrides)
 
 
 def _trusted(own: flags.FlagValues) -> list[str]:

@@ -4,12 +4,15 @@ Rate and direction are kept apart so that a member which pauses keeps its place 
 can have different rates.
 """
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import optax
 from ml_collections import ConfigDict
 
+from orc_jax.errors import require, require_choice
 from orc_jax.models.network import Params
 
 
@@ -21,9 +24,47 @@ def sgd_direction(momentum: float, nesterov: bool, weight_decay: float) -> optax
     return optax.chain(*transforms) if transforms else optax.identity()
 
 
-def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The direction of the optimizer of a config."""
-    return sgd_direction(config.momentum, config.nesterov, config.weight_decay)
+def adam_direction(weight_decay: float) -> optax.GradientTransformation:
+    """PyTorch's Adam at rate 1, with its numbers: weight decay is added to the gradient, before the moments."""
+    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+    return optax.chain(*decay, optax.scale_by_adam())
+
+
+KINDS = ("sgd", "adam")
+
+
+# Fields with values by architecture: what reads one, when it is fine, and what is accepted.
+BY_ARCHITECTURE: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
+    "lr_multipliers": (float, lambda x: 0 < x < math.inf, "positive number"),
+    "optimizers": (str, lambda x: x in KINDS, " or ".join(KINDS)),
+    "weight_decays": (float, lambda x: 0 <= x < math.inf, "number from 0 on"),
+}
+
+
+def by_architecture(field: str, text: str, names: Sequence[str]) -> dict[str, Any]:
+    """The values of a field that has them by architecture, "name=value,name=value"; empty is none.
+
+    Raises:
+        UserError: for an architecture that is not among `names`, or a value out of its range.
+    """
+    reads, fine, accepted = BY_ARCHITECTURE[field.removeprefix("config.")]
+    result = {}
+    for item in filter(None, text.split(",")):
+        name, _, given = item.partition("=")
+        require_choice(field, name.strip(), names)
+        try:
+            value = reads(given.strip())
+        except ValueError:
+            value = None
+        require(field, repr(item), value is not None and fine(value), f"name={accepted}")
+        result[name.strip()] = value
+    return result
+
+
+def optimizer(config: ConfigDict, kind: str = "sgd", weight_decay: float | None = None) -> optax.GradientTransformation:
+    """The direction of an optimizer of a config: of one of `KINDS`, and with another weight decay if it is given."""
+    decay = config.weight_decay if weight_decay is None else weight_decay
+    return adam_direction(decay) if kind == "adam" else sgd_direction(config.momentum, config.nesterov, decay)
 
 
 def learning_rate_schedule(config: ConfigDict, steps_per_epoch: float, num_steps: int) -> optax.Schedule:

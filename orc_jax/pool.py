@@ -94,6 +94,7 @@ class Outputs(NamedTuple):
     logits: jax.Array  # float32 [members, batch, classes], in member order
     features: dict[str, jax.Array]  # by stack: float32 [members of the stack, batch, dim]
     heads: dict[str, Params]  # parameters of modules beside the members, which a loss may use too
+    early: dict[str, jax.Array] = {}  # noqa: RUF012, never changed; as features, of early layers, if a method asks
 
 
 class Pool(struct.PyTreeNode):
@@ -195,6 +196,7 @@ def make_spec(
     batch_norm: str = "global",
     remat: bool = False,
     platform: str = "cpu",
+    early: bool = False,
     members: Sequence[int] | None = None,
 ) -> PoolSpec:
     """A pool with one member per name in `architectures`, equal names stacked. Other arguments are the models'.
@@ -203,7 +205,7 @@ def make_spec(
     share of the batch by itself, and the running statistics move by the mean over devices. With `remat` a backward pass
     repeats the member's forward pass instead of keeping it: the memory of a step grows with the largest member
     rather than with the pool. `platform` is the one that programs with the networks are compiled for: it makes them
-    fast there, not different.
+    fast there, not different. With `early` the networks give early features as well.
 
     Raises:
         UserError: for a network of one's own that is not as it has to be.
@@ -213,7 +215,8 @@ def make_spec(
         rows = tuple(i for i, other in zip(numbers, architectures, strict=True) if other == name)
         try:
             over = axis_name if batch_norm == "global" else None
-            network = make_network(models[name], num_classes, image_shape, dtype, over, convolution_for(platform))
+            convolution = convolution_for(platform)
+            network = make_network(models[name], num_classes, image_shape, dtype, over, convolution, early)
         except TypeError as error:
             if not plugins.is_own(name):
                 raise

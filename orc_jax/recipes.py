@@ -30,3 +30,29 @@ def plane() -> ConfigDict:
     config.crop_padding = 0
     config.flip = False
     return config
+
+
+def lineage() -> ConfigDict:
+    """The recipe of TAKD's and DGKD's code for ResNets: 160 epochs of batches of 128, rate 0.1."""
+    config = default()
+    config.batch_size = 128
+    config.num_epochs = config.pretrain_epochs = 160
+    config.learning_rate = 0.1
+    config.lr_boundaries = (0.5, 0.75)
+    config.weight_decay = 1e-4
+    return config
+
+
+def imagenet() -> ConfigDict:
+    """torchvision's recipe with 100 epochs, ResNet-34 to ResNet-18, with one more ResNet-18 as assistant."""
+    config = default()
+    config.dataset, config.eval_split = "imagenet2012", "validation"
+    config.teacher, config.student, config.assistants, config.num_networks = "resnet34", "resnet18", "copies", 3
+    config.batch_size = config.eval_batch_size = 256
+    config.num_epochs = config.pretrain_epochs = 100
+    config.learning_rate = 0.1
+    config.lr_boundaries = (0.3, 0.6, 0.9)
+    config.lr_multipliers = ""
+    config.weight_decay = 1e-4
+    config.log_every_steps = 100
+    return config

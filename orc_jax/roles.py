@@ -28,19 +28,28 @@ def top_k_mask(losses: jax.Array, k: int) -> jax.Array:
     return jnp.zeros(losses.shape, bool).at[best].set(True)
 
 
-def hand_back(losses: jax.Array, fraction: float) -> tuple[jax.Array, jax.Array]:
+RULES = ("hardest", "misclassified")
+
+
+def hand_back(
+    losses: jax.Array, wrong: jax.Array, fraction: float, rule: str = "hardest"
+) -> tuple[jax.Array, jax.Array]:
     """The samples of a batch that the students find hard and hand back.
 
     Args:
         losses: `[students, batch]`, cross-entropy of each student on each sample.
+        wrong: bool `[students, batch]`, whether it misclassifies the sample.
         fraction: size of the set over that of the batch.
+        rule: within a student's share, its "hardest" samples first, or those it has "misclassified" before all others,
+            and of both the hardest first. They differ: among many classes a sample can be right with a higher loss than
+            another that is wrong.
 
     Returns:
         How many each student hands back, and which: see `feedback_shares` and `feedback_indices`.
     """
     size = max(1, round(fraction * losses.shape[1]))
     shares = feedback_shares(losses.mean(1), size)
-    return shares, feedback_indices(losses, shares, size)
+    return shares, feedback_indices(losses, shares, size, wrong if rule == "misclassified" else None)
 
 
 def feedback_shares(scores: jax.Array, size: int) -> jax.Array:
@@ -66,7 +75,7 @@ def feedback_shares(scores: jax.Array, size: int) -> jax.Array:
     return (whole + (place < left)).astype(jnp.int32)
 
 
-def feedback_indices(losses: jax.Array, shares: jax.Array, size: int) -> jax.Array:
+def feedback_indices(losses: jax.Array, shares: jax.Array, size: int, first: jax.Array | None = None) -> jax.Array:
     """Which samples of the batch are handed back: each student's share, its hardest samples first.
 
     The same sample may be handed back by several students.
@@ -75,11 +84,13 @@ def feedback_indices(losses: jax.Array, shares: jax.Array, size: int) -> jax.Arr
         losses: `[students, batch]`, cross-entropy of each student on each sample; NaN counts as easiest.
         shares: int `[students]`, with sum `size` and each at most `batch`.
         size: number of feedback samples.
+        first: bool `[students, batch]`, which samples come before all others, the hardest of them first.
 
     Returns:
         int32 `[size]`: positions in the batch, first those of student 0, then of student 1 ...
     """
-    hardest_first = jnp.argsort(-jnp.where(jnp.isnan(losses), -jnp.inf, losses), axis=1)
+    easiness = -jnp.where(jnp.isnan(losses), -jnp.inf, losses)
+    hardest_first = jnp.argsort(easiness, axis=1) if first is None else jnp.lexsort((easiness, ~first), axis=1)
     ends = jnp.cumsum(shares)
     slots = jnp.arange(size)
     student = jnp.searchsorted(ends, slots, side="right")

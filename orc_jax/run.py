@@ -7,13 +7,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from orc_jax import optim, parallel, step
-from orc_jax.config import Resolved
+from orc_jax.config import Resolved, flat
 from orc_jax.data import augment
 from orc_jax.data.batches import last_step
-from orc_jax.data.types import Dataset
+from orc_jax.data.types import Dataset, hold_out
 from orc_jax.methods.base import Method
 from orc_jax.models.network import Network, weight_shapes
 from orc_jax.parallel import Devices
@@ -77,6 +77,8 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
     `axis_name` is the mapped axis of its step; None for a step that is not mapped, on one device.
     """
     config, method = resolved.config, resolved.method
+    if method.held_out:
+        dataset = hold_out(dataset, method.held_out.share)
     num_steps = last_step(config.num_epochs, config.batch_size, dataset.num_train)
     spec = make_spec(
         resolved.architectures,
@@ -88,6 +90,7 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         batch_norm=config.batch_norm,
         remat=config.remat,
         platform=devices[0].platform,
+        early=method.early,
     )
     setup = Setup(
         spec=spec,
@@ -101,8 +104,27 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         views=method.views,
         num_steps=num_steps,
         axis_name=axis_name,
+        unit_rate=optim.learning_rate_schedule(_of_rate_1(config), dataset.num_train / config.batch_size, num_steps)
+        if "learning_rate" in resolved.values
+        else None,
+        optimizers={
+            name: optim.optimizer(config, resolved.optimizers.get(name, "sgd"), resolved.weight_decays.get(name))
+            for name in resolved.optimizers | resolved.weight_decays
+        },
     )
     return Run(resolved, dataset, devices, setup)
+
+
+def _of_rate_1(config: FrozenConfigDict) -> ConfigDict:
+    changed = ConfigDict(config)
+    changed.learning_rate = 1.0
+    return changed
+
+
+def values_of(run: Run) -> dict[str, jax.Array]:
+    """The fields whose values are arguments of the step of `run`, by the names that a method has for them."""
+    fields = flat(run.config.to_dict())
+    return {field.rpartition(".")[2]: jnp.float32(fields[field]) for field in run.resolved.values}
 
 
 def abstract_state(run: Run) -> step.TrainState:

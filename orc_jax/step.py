@@ -5,7 +5,7 @@ them, and keeps the totals of the metrics.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class TrainState(struct.PyTreeNode):
 
 def init_stacks(setup: Setup, method: Method, seed: int | jax.Array) -> Stacks:
     """The initial stacks of a pool, and what the method adds to them."""
-    stacks = {name: new_stack(setup, *weights) for name, weights in pools.init(setup.spec, seed).items()}
+    stacks = {name: new_stack(setup, *weights, name) for name, weights in pools.init(setup.spec, seed).items()}
     if method.start is None:
         return stacks
     return method.start(setup, Pool(spec=setup.spec, stacks=stacks), rngs.stream_key(seed, "heads")).stacks
@@ -80,13 +80,25 @@ def augment(setup: Setup, seed: jax.Array, step: jax.Array, examples: Images) ->
     return one_view(0, images) if setup.views == 1 else jax.vmap(one_view)(jnp.arange(setup.views), images)
 
 
-def make_train_step(setup: Setup, iterate: Callable) -> Callable[[TrainState, Images | None, Batch], TrainState]:
-    """The step of a method's `iterate`: `(state, set on the device, batch) -> state`; see `orc_jax.data.feed`."""
+def make_train_step(
+    setup: Setup, iterate: Callable, *, takes_values: bool = False
+) -> Callable[[TrainState, Any, Batch], TrainState]:
+    """The step of a method's `iterate`: `(state, set on the device, batch) -> state`; see `orc_jax.data.feed`.
 
-    def train_step(state: TrainState, data: Images | None, batch: Batch) -> TrainState:
+    If it `takes_values`, the second argument is (set on the device, values of fields by name): one program for all runs
+    that differ in these alone. `learning_rate` is the peak of the schedule, the others are options of the method.
+    """
+
+    def train_step(state: TrainState, data: Any, batch: Batch) -> TrainState:
+        data, values = data if takes_values else (data, {})
+        now = setup
+        if "learning_rate" in values:
+            unit, peak = setup.unit_rate, values["learning_rate"]
+            assert unit is not None
+            now = setup._replace(learning_rate=lambda step: peak * unit(step))
         examples = pick(data, batch)
         images = augment(setup, state.seed, state.step, examples)
-        context = Context(setup, state.step, rngs.stream_key(state.seed, "method", state.step))
+        context = Context(now, state.step, rngs.stream_key(state.seed, "method", state.step), values)
         pool, metrics = iterate(context, Pool(spec=setup.spec, stacks=state.stacks), Images(images, examples.labels))
         state = state.replace(
             step=state.step + 1,
@@ -129,6 +141,20 @@ def _first(state: TrainState, diverged: jax.Array) -> jax.Array:
     return jnp.where((state.diverged_at == 0) & diverged, state.step, state.diverged_at)
 
 
+def make_observation_step(
+    setup: Setup, observe: Callable
+) -> Callable[[Stacks, Images | None, tuple[Batch, jax.Array]], Any]:
+    """The step over held-out examples: as an evaluation step, with the sums of a method's `observe`."""
+
+    def observation_step(stacks: Stacks, data: Images | None, batch: tuple[Batch, jax.Array]) -> Any:
+        examples, weights = batch
+        images, labels = pick(data, examples)
+        outputs = predict(Pool(spec=setup.spec, stacks=stacks), normalize(images, setup.mean, setup.std))
+        return parallel.total(observe(outputs.logits, labels, weights), setup.axis_name)
+
+    return observation_step
+
+
 class Evaluation(NamedTuple):
     """Sums over samples: of every member in member order, and last of the ensemble."""
 
@@ -139,7 +165,7 @@ class Evaluation(NamedTuple):
 
 
 def make_evaluation_step(
-    setup: Setup, ensemble: Callable[[Outputs], jax.Array] | None
+    setup: Setup, ensemble: Callable[[Pool, Outputs], jax.Array] | None
 ) -> Callable[[Stacks, Images | None, tuple[Batch, jax.Array]], Evaluation]:
     """The evaluation step: `(stacks, set on the device, (batch, weights [batch])) -> Evaluation` of these samples.
 
@@ -151,10 +177,11 @@ def make_evaluation_step(
         examples, weights = batch
         images, labels = pick(data, examples)
         images = normalize(images, setup.mean, setup.std)
-        outputs = predict(Pool(spec=setup.spec, stacks=stacks), images)
+        pool = Pool(spec=setup.spec, stacks=stacks)
+        outputs = predict(pool, images)
         log_probs = jax.nn.log_softmax(outputs.logits)
         if ensemble:
-            joint = jax.nn.log_softmax(ensemble(outputs))
+            joint = jax.nn.log_softmax(ensemble(pool, outputs))
         else:
             # A member that diverged is left out; without it there would be no ensemble.
             counts = ~jnp.isnan(log_probs).any(-1, keepdims=True)

@@ -21,10 +21,10 @@ from orc_jax.data import feed, sets
 from orc_jax.data.batches import calls, last_step
 from orc_jax.data.types import Dataset
 from orc_jax.errors import UserError
-from orc_jax.evaluate import evaluator
+from orc_jax.evaluate import evaluator, renewer
 from orc_jax.pool import Pool, StackState
 from orc_jax.preemption import Stop, watched
-from orc_jax.run import Run, abstract_state, build
+from orc_jax.run import Run, abstract_state, build, values_of
 from orc_jax.step import TrainState, find_diverged, in_turn, init_state, make_train_step, reset_totals
 from orc_jax.terminal import Bar, Part, doing
 from orc_jax.workdir import checkpoint, logs, metrics, record
@@ -108,10 +108,12 @@ def fit(
     with checkpoint.open_manager(workdir, create=True) as manager:
         saves = _Saves(run, manager, terminal.warner(console))
         data = feed.resident(run.dataset.train, run.devices)
-        one_step = make_train_step(run.setup, run.method.iterate)
+        values = jax.device_put(values_of(run), run.sharding)
+        one_step = make_train_step(run.setup, run.method.iterate, takes_values=bool(values))
         train_step = parallel.DataParallel(one_step, run.devices, donate=True)
         several_steps = parallel.DataParallel(in_turn(one_step), run.devices, donate=True)
-        evaluate = evaluator(run)
+        given = (data, values) if values else data
+        evaluate, renew = evaluator(run), renewer(run) if run.method.held_out else None
         log = logs.MetricsLog(workdir, step, config)
         if step == 0:
             samples.show(run, log)
@@ -122,6 +124,8 @@ def fit(
             for epoch in range(1, config.num_epochs + 1):
                 end = last_step(epoch, config.batch_size, num_train)
                 bar.title(f"{title} epoch {epoch}/{config.num_epochs}")
+                if renew and epoch > 1 and step == last_step(epoch - 1, config.batch_size, num_train):
+                    state = renew(state)  # not saved before: a run that goes on from here does it again
                 while step < end:
                     try:
                         batch = next(batches)
@@ -133,7 +137,7 @@ def fit(
                         saves.leave(stop, title, step)
                     count = next(counts)
                     with meter.compiling(count):
-                        state = (train_step if count == 1 else several_steps)(state, data, batch)
+                        state = (train_step if count == 1 else several_steps)(state, given, batch)
                     step += count
                     meter.dispatched(step, state, count)
                     leaving = stop.requested() and step < run.num_steps

@@ -5,7 +5,8 @@ pure and inside the compiled step.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +36,14 @@ class Setup(NamedTuple):
     views: int  # augmentations of each image: 1, or one for each member
     num_steps: int  # of the run
     axis_name: str | None  # the mapped axis of devices; None outside pmap
+    unit_rate: optax.Schedule | None = None  # the schedule of rate 1, if the rate is an argument of the program
+    optimizers: Mapping[str, optax.GradientTransformation] = MappingProxyType(
+        {}
+    )  # by architecture, where it is another
+
+    def optimizer_of(self, stack: str) -> optax.GradientTransformation:
+        """That of a stack, or of a head."""
+        return self.optimizers.get(stack, self.optimizer)
 
 
 class Context(NamedTuple):
@@ -43,11 +52,16 @@ class Context(NamedTuple):
     setup: Setup
     step: jax.Array
     key: jax.Array  # of the stream "method": the same on all devices
+    values: Mapping[str, jax.Array] = MappingProxyType({})  # options that are arguments of the program, by name
 
     @property
     def progress(self) -> jax.Array:
         """The share of the run that is over, in [0, 1)."""
         return self.step / self.setup.num_steps
+
+    def value(self, name: str, option: float) -> Any:
+        """An option of the method: its value, or, where runs of several values share one program, an argument of it."""
+        return self.values.get(name, option)
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Images as the networks take them: float32 of the same shape."""
@@ -79,9 +93,13 @@ class Forward(NamedTuple):
         return self.outputs.logits
 
 
-def new_stack(setup: Setup, params: Params, batch_stats: Params) -> StackState:
-    """The state of a stack or head that starts from `params` and `batch_stats`; all leaves are `[members, ...]`."""
-    return StackState(params=params, batch_stats=batch_stats, opt_state=jax.vmap(setup.optimizer.init)(params))
+def new_stack(setup: Setup, params: Params, batch_stats: Params, name: str = "") -> StackState:
+    """The state of a stack or head that starts from `params` and `batch_stats`; all leaves are `[members, ...]`.
+
+    `name` is that of its architecture, which may have an optimizer of its own.
+    """
+    init = setup.optimizer_of(name).init
+    return StackState(params=params, batch_stats=batch_stats, opt_state=jax.vmap(init)(params))
 
 
 def forward(pool: Pool, images: jax.Array) -> Forward:
@@ -94,7 +112,7 @@ def forward(pool: Pool, images: jax.Array) -> Forward:
         pool: the members, and the heads that learn with them.
         images: `[batch, height, width, channels]` for all members, or `[members, batch, height, width, channels]`.
     """
-    logits, features, pullbacks = {}, {}, {}
+    logits, features, early, pullbacks = {}, {}, {}, {}
     moved = {name: state.batch_stats for name, state in pool.stacks.items()}
     for stack in pool.spec.stacks:
 
@@ -104,19 +122,24 @@ def forward(pool: Pool, images: jax.Array) -> Forward:
         views, axis = _views(pool.spec, stack, images)
         state = pool.stacks[stack.name]
         passed = jax.vmap(of_one, in_axes=(0, 0, axis))(state.params, state.batch_stats, views)
-        (logits[stack.name], features[stack.name]), pullbacks[stack.name], moved[stack.name] = passed
-    return Forward(pool, Outputs(pool.spec.in_member_order(logits), features, pool.heads), pullbacks, moved)
+        (logits[stack.name], features[stack.name], *more), pullbacks[stack.name], moved[stack.name] = passed
+        if more:
+            (early[stack.name],) = more
+    outputs = Outputs(pool.spec.in_member_order(logits), features, pool.heads, early)
+    return Forward(pool, outputs, pullbacks, moved)
 
 
 def predict(pool: Pool, images: jax.Array) -> Outputs:
     """The members of `pool` on normalised `images`, in evaluation mode; arguments as of `forward`."""
-    logits, features = {}, {}
+    logits, features, early = {}, {}, {}
     for stack in pool.spec.stacks:
         views, axis = _views(pool.spec, stack, images)
         apply = jax.vmap(stack.network.predict, in_axes=(0, 0, axis))
         state = pool.stacks[stack.name]
-        logits[stack.name], features[stack.name] = apply(state.params, state.batch_stats, views)
-    return Outputs(pool.spec.in_member_order(logits), features, pool.heads)
+        logits[stack.name], features[stack.name], *more = apply(state.params, state.batch_stats, views)
+        if more:
+            (early[stack.name],) = more
+    return Outputs(pool.spec.in_member_order(logits), features, pool.heads, early)
 
 
 def _views(spec: PoolSpec, stack: Stack, images: jax.Array) -> tuple[jax.Array, int | None]:
@@ -157,7 +180,7 @@ def learn(
     for name, state in passed.pool.stacks.items():
         stack_rate = rate * context.setup.lr_multipliers.get(name, 1.0)
         params, opt_state = optim.update(
-            context.setup.optimizer, state.params, state.opt_state, grads[name], stack_rate
+            context.setup.optimizer_of(name), state.params, state.opt_state, grads[name], stack_rate
         )
         updated = StackState(params=params, batch_stats=passed.batch_stats[name], opt_state=opt_state)
         if name in masks:
@@ -169,9 +192,10 @@ def learn(
 
 def gradients(passed: Forward, cotangent: Outputs) -> dict[str, Params]:
     """The gradients of the members' parameters by stack, and those of the heads, which are their cotangents."""
-    pull = jax.vmap(lambda pullback, logits, features: pullback((logits, features))[0])
-    logits = passed.pool.spec.by_stack(cotangent.logits)
-    grads = {name: pull(passed.pullbacks[name], logits[name], cotangent.features[name]) for name in logits}
+    pull = jax.vmap(lambda pullback, *outputs: pullback(outputs)[0])
+    logits, early = passed.pool.spec.by_stack(cotangent.logits), cotangent.early
+    of = {name: (logits[name], cotangent.features[name], *([early[name]] if name in early else [])) for name in logits}
+    grads = {name: pull(passed.pullbacks[name], *of[name]) for name in logits}
     return cotangent.heads | grads
 
 

@@ -9,7 +9,7 @@ import pytest
 from orc_jax import config as configs
 from orc_jax.config import resolve
 from orc_jax.errors import UserError
-from orc_jax.methods import METHODS
+from orc_jax.methods import BRANCHED, METHODS
 from orc_jax.methods.base import Stage
 from tests.helpers import train
 
@@ -182,8 +182,8 @@ def test_the_run_of_a_stage(config):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_stage_has_its_members(name, config):
-    config.method, config.num_networks, config.teacher = name, 4, "tiny_b" if name == "pcl" else "tiny_a"
-    config.assistants = "tiny_b,tiny_b" if name == "pcl" else "tiny_b,tiny_a"
+    config.method, config.num_networks, config.teacher = name, 4, "tiny_b" if name in BRANCHED else "tiny_a"
+    config.assistants = "tiny_b,tiny_b" if name in BRANCHED else "tiny_b,tiny_a"
     resolved = resolve(config)
     for stage in resolved.method.stages:
         run = resolved.stage(stage, 3)

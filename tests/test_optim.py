@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from orc_jax.config import default
-from orc_jax.optim import learning_rate_schedule, optimizer, sgd_direction, update
+from orc_jax.errors import UserError
+from orc_jax.optim import adam_direction, by_architecture, learning_rate_schedule, optimizer, sgd_direction, update
+from orc_jax.testing import Stepper, build_run, run_steps
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -48,6 +50,58 @@ def test_neither_momentum_nor_weight_decay():
     state = jax.vmap(plain.init)(params)
     assert not jax.tree.leaves(state)
     np.testing.assert_allclose(update(plain, params, state, grads, jnp.float32(0.5))[0], [[0.75, 2.5]])
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-2])
+def test_adam_follows_pytorch(decay):
+    torch = pytest.importorskip("torch")
+    params = jnp.array([[1.0, -2.0], [0.5, 3.0]])
+    theirs = torch.tensor(np.asarray(params), requires_grad=True)
+    other = torch.optim.Adam([theirs], lr=0.1, weight_decay=decay)
+    direction = adam_direction(decay)
+    state = jax.vmap(direction.init)(params)
+    for i in range(3):
+        grads = np.array([[0.3, 0.1], [-0.2, 1.0]], np.float32) * (i - 0.5)
+        params, state = update(direction, params, state, jnp.asarray(grads), jnp.float32(0.1))
+        theirs.grad = torch.tensor(grads)
+        other.step()
+        np.testing.assert_allclose(params, theirs.detach(), rtol=1e-5)
+
+
+def test_values_by_architecture():
+    names = ["a", "b"]
+    assert by_architecture("config.lr_multipliers", "a=0.5, b = 2", names) == {"a": 0.5, "b": 2.0}
+    assert by_architecture("config.optimizers", "b=adam", names) == {"b": "adam"}
+    assert by_architecture("config.weight_decays", "a=0", names) == {"a": 0.0}
+    for field, text, message in (
+        ("lr_multipliers", "a=0", "must be name=positive number"),
+        ("weight_decays", "a=x", "must be name=number from 0 on"),
+        ("optimizers", "a=adm", "must be name=sgd or adam"),
+        ("optimizers", "c=adam", "'c' is not known"),
+    ):
+        with pytest.raises(UserError, match=f"^config.{field}=.*{message}"):
+            by_architecture(f"config.{field}", text, names)
+
+
+def test_one_architecture_has_an_optimizer_of_its_own(config, toy):
+    """And a weight decay; the others take the steps that they take without it."""
+    config.method = "independent"
+    plain = Stepper(build_run(config, toy))
+    config.optimizers, config.weight_decays = "tiny_b=adam", "tiny_b=1e-4"
+    mixed = Stepper(build_run(config, toy))
+    ends = [run_steps(stepper) for stepper in (plain, mixed)]
+    for name, same in (("tiny_a", True), ("tiny_b", False)):
+        a, b = (end.stacks[name].params["fc.kernel"] for end in ends)
+        assert np.array_equal(a, b) == same
+    kinds = {name: len(jax.tree.leaves(stack.opt_state)) for name, stack in ends[1].stacks.items()}
+    assert kinds["tiny_b"] == 2 * kinds["tiny_a"] + 1  # two moments, and a count of the steps
+
+
+def test_a_run_of_plain_sgd(config, toy):
+    """Neither momentum nor weight decay, through a whole step of ORC."""
+    config.momentum, config.weight_decay = 0.0, 0.0
+    state = run_steps(Stepper(build_run(config, toy)), 1)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.stacks))
 
 
 def schedule(num_steps, per_epoch, **fields):

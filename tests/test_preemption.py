@@ -15,7 +15,7 @@ import pytest
 from orc_jax import preemption, training
 from orc_jax.data import feed
 from orc_jax.errors import Interrupted, UserError
-from orc_jax.methods import METHODS
+from orc_jax.methods import BRANCHED, METHODS
 from orc_jax.testing import assert_identical
 from orc_jax.workdir import checkpoint, metrics
 from tests.helpers import final_state, printed, train
@@ -135,7 +135,7 @@ CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for
 def test_a_run_that_was_asked_to_stop_ends_as_an_uninterrupted_one(method, config, console, tmp_path, monkeypatch, toy):
     """In the middle of an epoch: parameters, optimizer, statistics and the metrics file, bit for bit."""
     config.method, config.num_networks, config.crop_padding, config.pretrain_epochs = method, 3, 1, 1
-    config.teacher, config.assistants, config.student = "tiny_b" if method == "pcl" else "tiny_a", "tiny_b", "tiny_b"
+    config.teacher, config.assistants, config.student = "tiny_b" if method in BRANCHED else "tiny_a", "tiny_b", "tiny_b"
     train(config, tmp_path / "whole", console)
     with monkeypatch.context() as patch:
         at_step(patch, tmp_path / "run", 8, ask_to_stop)

@@ -92,7 +92,7 @@ def test_shares_sum_to_the_batch_and_samples_are_in_it(scores, size, seed):
 @pytest.mark.parametrize(("fraction", "size"), [(1.0, 32), (0.5, 16), (0.3, 10), (0.01, 1)])
 def test_what_is_handed_back_is_a_fraction_of_the_batch(fraction, size):
     losses = jnp.array(np.random.default_rng(2).exponential(1.0, (3, 32)), jnp.float32)
-    shares, indices = hand_back(losses, fraction)
+    shares, indices = hand_back(losses, jnp.zeros((3, 32), bool), fraction)
     assert indices.shape == (size,)
     np.testing.assert_array_equal(shares, feedback_shares(losses.mean(1), size))
     np.testing.assert_array_equal(indices, feedback_indices(losses, shares, size))
@@ -103,6 +103,18 @@ def test_feedback_indices_golden():
     # Student 0 hands back its hardest sample, 1; student 1 its three hardest, 0, 3, 1. The NaN is nobody's hardest.
     np.testing.assert_array_equal(feedback_indices(losses, jnp.array([1, 3]), 4), [1, 0, 3, 1])
     np.testing.assert_array_equal(feedback_indices(losses, jnp.array([0, 4]), 4), [0, 3, 1, 2])
+
+
+def test_misclassified_samples_come_first():
+    """Among many classes a sample that is right can have a higher loss than one that is wrong."""
+    losses = jnp.array([[0.9, 2.5, 1.5, 0.1, NAN, 0.8]])
+    wrong = jnp.array([[True, False, False, False, False, True]])
+    for rule, expected in (("hardest", [1, 2, 0, 5]), ("misclassified", [0, 5, 1, 2])):
+        shares, indices = hand_back(losses, wrong, 4 / 6, rule)
+        assert shares.tolist() == [4]
+        np.testing.assert_array_equal(indices, expected)
+    nobody = jnp.zeros((1, 6), bool)
+    np.testing.assert_array_equal(hand_back(losses, nobody, 1.0, "misclassified")[1], hand_back(losses, wrong, 1.0)[1])
 
 
 def test_feedback_selection_equals_a_plain_numpy_version():

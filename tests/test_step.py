@@ -8,7 +8,7 @@ import pytest
 from orc_jax import parallel, verbs
 from orc_jax.data.types import Images
 from orc_jax.evaluate import evaluator
-from orc_jax.pool import Outputs
+from orc_jax.pool import Outputs, Pool
 from orc_jax.step import Evaluation, init_state, make_evaluation_step, make_train_step, reset_totals
 from orc_jax.testing import Stepper, assert_close, assert_identical, batches, build_run, run_steps
 from tests.helpers import stepper_of
@@ -212,7 +212,8 @@ def test_a_methods_own_ensemble_is_evaluated(toy, config):
     stepper = stepper_of(config, toy)
     state = stepper.init()
 
-    def of_the_first(out: Outputs):
+    def of_the_first(pool: Pool, out: Outputs):
+        assert pool.stacks.keys() == state.stacks.keys()
         return out.logits[0]
 
     step = parallel.DataParallel(

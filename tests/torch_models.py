@@ -17,9 +17,12 @@ from torch.nn import BatchNorm2d, Linear, ReLU, Sequential
 from tests.torch_residual import (  # noqa: F401
     FULL,
     HALF,
+    BiasedWideResNet,
     InvertedResidual,
+    MobileNetV1,
     MobileNetV2,
     MobileNetV2Half,
+    PaddedResNet,
     PreActivationBlock,
     ResidualBlock,
     ResNet,
@@ -63,6 +66,30 @@ class VGG(nn.Module):
             x = self.get_submodule(f"block{b}")(x)
             x = F.max_pool2d(x, 2) if b < pools else x
         features = pool(x)
+        return self.classifier(features), features
+
+
+class LinearsVGG(nn.Module):
+    """VGG-16 of OKDDip and PCL: a max pool after each of five blocks, and three linear layers, before
+    which the features are taken."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.conv1, self.bn1 = conv(3, 64, 3, bias=True), BatchNorm2d(64)
+        self.conv2, self.bn2 = conv(64, 64, 3, bias=True), BatchNorm2d(64)
+        cin = 64
+        for b, (n, width) in enumerate(((2, 128), (3, 256), (3, 512), (3, 512)), 1):
+            layers = []
+            for _ in range(n):
+                layers += [conv(cin, width, 3, bias=True), BatchNorm2d(width), ReLU()]
+                cin = width
+            self.add_module(f"layer{b}", Sequential(*layers, nn.MaxPool2d(2)))
+        hidden = [Linear(512, 512), ReLU(), nn.Identity(), Linear(512, 512), ReLU(), nn.Identity()]
+        self.classifier = Sequential(*hidden, Linear(512, classes))
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))), 2)
+        features = self.layer4(self.layer3(self.layer2(self.layer1(x)))).flatten(1)
         return self.classifier(features), features
 
 
@@ -164,9 +191,9 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """DenseNet-BC with three blocks of n layers; no BatchNorm after the stem and none after the last block."""
+    """DenseNet-BC with three blocks of n layers; no BatchNorm after the stem, one after the last block if asked for."""
 
-    def __init__(self, n: int, growth: int, classes: int):
+    def __init__(self, n: int, growth: int, classes: int, last_norm: bool = False):
         super().__init__()
         cin = 2 * growth
         self.features = Sequential()
@@ -180,6 +207,8 @@ class DenseNet(nn.Module):
             if b < 3:
                 self.features.add_module(f"transition{b}", Transition(cin))
                 cin //= 2
+        if last_norm:
+            self.features.add_module("norm_final", BatchNorm2d(cin))
         self.fc = Linear(cin, classes)
 
     def forward(self, x):
@@ -248,6 +277,12 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "ResNet34": partial(resnet_cifar_stem, basic, (3, 4, 6, 3)),
     "ResNet50": partial(resnet_cifar_stem, bottleneck, (3, 4, 6, 3)),
     "densenet_40_12": partial(DenseNet, 6, 12),
+    "densenet_40_12_norm": partial(DenseNet, 6, 12, last_norm=True),
+    "vgg16_linears": LinearsVGG,
+    **{f"switokd_wrn_16_{k}": partial(BiasedWideResNet, k) for k in (1, 2, 8, 10)},
+    "switokd_resnet20": PaddedResNet,
+    "MobileNetV1": MobileNetV1,
+    "mobilenet_v2_1_4": partial(MobileNetV2, width=1.4),
     **{f"plane{depth}": partial(Plane, depth) for depth in PLANE_100},
     # For ImageNet.
     "resnet10": partial(resnet_imagenet, basic, (1, 1, 1, 1)),

@@ -200,18 +200,112 @@ def full_block(cin: int, cout: int, stride: int, expansion: int) -> InvertedResi
     return InvertedResidual(layers, stride == 1 and cin == cout)
 
 
+def eights(channels: float) -> int:
+    """Rounded to a multiple of 8, but not down by more than a tenth."""
+    rounded = max(8, 8 * int(channels / 8 + 0.5))
+    return rounded if rounded >= 0.9 * channels else rounded + 8
+
+
 class MobileNetV2(nn.Module):
     """torchvision's, its dropout replaced by the identity."""
 
-    def __init__(self, classes: int):
+    def __init__(self, classes: int, width: float = 1.0):
         super().__init__()
-        self.features, cin = Sequential(conv_bn_relu6(3, 32, 3, 2)), 32
-        for expansion, cout, n, stride in FULL:
+        cin, last = eights(32 * width), eights(1280 * max(width, 1.0))
+        self.features = Sequential(conv_bn_relu6(3, cin, 3, 2))
+        for expansion, channels, n, stride in FULL:
+            cout = eights(channels * width)
             self.features.extend(stage(full_block, n, cin, cout, stride, expansion))
             cin = cout
-        self.features.append(conv_bn_relu6(320, 1280, 1))
-        self.classifier = Sequential(nn.Identity(), Linear(1280, classes))
+        self.features.append(conv_bn_relu6(cin, last, 1))
+        self.classifier = Sequential(nn.Identity(), Linear(last, classes))
 
     def forward(self, x):
         features = pool(self.features(x))
         return self.classifier(features), features
+
+
+# SwitOKD's own networks.
+
+
+class BiasedBlock(nn.Module):
+    """Biases everywhere, the stride in the second 3x3, and a shortcut of the raw input."""
+
+    last_norm = "bn2"
+
+    def __init__(self, cin: int, cout: int, stride: int):
+        super().__init__()
+        self.bn1, self.conv1 = BatchNorm2d(cin), conv(cin, cout, 3, bias=True)
+        self.bn2, self.conv2 = BatchNorm2d(cout), conv(cout, cout, 3, stride, bias=True)
+        changes = stride != 1 or cin != cout
+        self.shortcut = Sequential(*([conv(cin, cout, 1, stride, bias=True)] if changes else []))
+
+    def forward(self, x):
+        return self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x)))))) + self.shortcut(x)
+
+
+class BiasedWideResNet(nn.Module):
+    """Depth 16; the last BatchNorm has momentum 0.9."""
+
+    def __init__(self, k: int, classes: int):
+        super().__init__()
+        self.conv1 = conv(3, 16, 3, bias=True)
+        self.layer1 = stage(BiasedBlock, 2, 16, 16 * k, 1)
+        self.layer2 = stage(BiasedBlock, 2, 16 * k, 32 * k, 2)
+        self.layer3 = stage(BiasedBlock, 2, 32 * k, 64 * k, 2)
+        self.bn1, self.linear = BatchNorm2d(64 * k, momentum=0.9), Linear(64 * k, classes)
+
+    def forward(self, x):
+        features = pool(F.relu(self.bn1(self.layer3(self.layer2(self.layer1(self.conv1(x)))))))
+        return self.linear(features), features
+
+
+class PaddedBlock(Units):
+    """Option A: the shortcut takes every second pixel, and has zeros for the channels that are missing."""
+
+    last_norm = "bn2"
+
+    def __init__(self, cin: int, cout: int, stride: int):
+        super().__init__(conv(cin, cout, 3, stride), conv(cout, cout, 3))
+        self.missing = cout - cin
+
+    def forward(self, x):
+        y = self.unit(2, F.relu(self.unit(1, x)))
+        if self.missing:
+            zeros = x.new_zeros(len(x), self.missing // 2, *y.shape[2:])
+            x = torch.cat([zeros, x[:, :, ::2, ::2], zeros], 1)
+        return F.relu(y + x)
+
+
+class PaddedResNet(Units):
+    def __init__(self, classes: int):
+        super().__init__(conv(3, 16, 3))
+        for i, (cin, cout) in enumerate(((16, 16), (16, 32), (32, 64)), 1):
+            self.add_module(f"layer{i}", stage(PaddedBlock, 3, cin, cout, 1 if i == 1 else 2))
+        self.linear = Linear(64, classes)
+
+    def forward(self, x):
+        features = pool(self.layer3(self.layer2(self.layer1(F.relu(self.unit(1, x))))))
+        return self.linear(features), features
+
+
+class SeparableBlock(Units):
+    def __init__(self, cin: int, cout: int, stride: int):
+        super().__init__(conv(cin, cin, 3, stride, groups=cin), conv(cin, cout, 1))
+
+    def forward(self, x):
+        return F.relu(self.unit(2, F.relu(self.unit(1, x))))
+
+
+class MobileNetV1(Units):
+    def __init__(self, classes: int):
+        super().__init__(conv(3, 32, 3))
+        self.layers, cin = Sequential(), 32
+        for cout in (64, 128, 128, 256, 256, *[512] * 6, 1024, 1024):
+            self.layers.append(SeparableBlock(cin, cout, 2 if cout > cin >= 64 else 1))
+            cin = cout
+        self.linear = Linear(1024, classes)
+
+    def forward(self, x):
+        features = pool(self.layers(F.relu(self.unit(1, x))))
+        return self.linear(features), features

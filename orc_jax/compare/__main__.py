@@ -4,9 +4,12 @@ python -m orc_jax.compare --config configs/digits.py --methods orc,dgkd,independ
 
 Runs of one seed have in common: the images and their order, the number of epochs, the initial target student, the
 initial member of every position, and the pre-trained teacher. The pool is that of the config, with these exceptions:
-independent trains the target student alone; kd and switokd the teacher and the target student; pcl, whose peers are of
-one architecture, as many copies of the target student. A method of one's own, `my_module:my_method`, has that of the
-config, and config.method_options.
+independent trains the target student alone; kd and switokd the teacher and the target student; pcl, one and cl_ilr,
+whose peers are of one architecture, as many copies of the target student. A method of one's own,
+`my_module:my_method`, has that of the config, and config.method_options.
+
+Instead of methods, the values of fields, --sweep orc.beta=0.3,0.9, with one teacher for all; or published rows, each
+with the recipe of its paper, --rows kd/resnet56/resnet20, and the figure that was published beside ours.
 
 Everything is kept in --out; the same command goes on where it stopped, and repeats nothing. It writes compare.md,
 compare.csv and compare.png, after every run. A run that fails is marked there and the others go on; the exit code is
@@ -29,6 +32,18 @@ METHODS = flags.DEFINE_list(
     "Which methods, in the order of the table; of your own: my_module:my_method. Default: all.",
     flag_values=FLAGS,
 )
+SWEEP = flags.DEFINE_multi_string(
+    "sweep",
+    [],
+    "Instead of methods: values of a field, field=value,value; once for each field, and all combinations are trained.",
+    flag_values=FLAGS,
+)
+ROWS = flags.DEFINE_list(
+    "rows",
+    None,
+    "Instead of methods: published rows, such as kd/resnet56/resnet20, or all that start with kd/ (docs/reproduce.md).",
+    flag_values=FLAGS,
+)
 SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds, from config.seed on.", flag_values=FLAGS)
 OUT = flags.DEFINE_string(
     "out", None, "The folder of the runs and the table. Default: runs/compare_<dataset>.", flag_values=FLAGS
@@ -49,16 +64,31 @@ def main() -> None:
         given = flagging.parse(sys.argv, FLAGS, __doc__)
         if OUT.value and WORKDIR.value:
             raise UserError(f"--out={OUT.value} and --workdir={WORKDIR.value}: give --out alone")
+        if (METHODS.value is not None) + bool(SWEEP.value) + (ROWS.value is not None) > 1:
+            raise UserError("--methods, --sweep, --rows: give one of them; accepted is another command for each")
         # Imported late, so that --help and mistakes in the flags are answered at once.
         from orc_jax import methods
-        from orc_jax.compare.comparison import compare
+        from orc_jax.compare import variants
+        from orc_jax.compare.comparison import ALONE, compare
+        from orc_jax.published import ROWS as published
 
     commands.keep_programs(CACHE.value)  # seeds of one method have one program
-    folder = Path(OUT.value or WORKDIR.value or f"runs/compare_{given.config.dataset}")
+    kind = "sweep" if SWEEP.value else "rows" if ROWS.value else "compare"
+    folder = Path(OUT.value or WORKDIR.value or f"runs/{kind}" + ("" if ROWS.value else f"_{given.config.dataset}"))
     with commands.reported(folder):
+        if ROWS.value is not None:
+            rows = variants.of_rows(ROWS.value, given.overrides)
+            told = {row.name: published[row.name].text for row in rows}
+            compare(rows[0].config, rows, SEEDS.value, folder, console, baseline="", published=told)
+            return
         for line in (f"config: {given.base}", *given.adapted):
             warner(console)(line)
-        compare(given.config, METHODS.value or list(methods.METHODS), SEEDS.value, folder, console)
+        if SWEEP.value:
+            swept = variants.of_sweep(given.config, SWEEP.value)
+            compare(given.config, swept, SEEDS.value, folder, console, baseline=swept[0].name)
+            return
+        chosen = variants.of_methods(given.config, METHODS.value or list(methods.METHODS))
+        compare(given.config, chosen, SEEDS.value, folder, console, baseline=ALONE)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from orc_jax import commands
-from orc_jax.compare.runs import Planned, cost, entry, is_finished, jobs, plan, result_of, seconds_left
+from orc_jax.compare.runs import Planned, Variant, cost, entry, is_finished, jobs, plan, result_of, seconds_left
 from orc_jax.config import Resolved
 from orc_jax.data import sets
 from orc_jax.data.types import Dataset
 from orc_jax.errors import Interrupted, UserError
 from orc_jax.report import figures
-from orc_jax.report.comparison_page import COLUMNS, failures, figure, method_rows
+from orc_jax.report.comparison_page import ALONE, columns, failures, figure, method_rows, subject
 from orc_jax.report.sections import counted
 from orc_jax.report.story import hardware, moment
 from orc_jax.terminal import Rows, doing, duration, warner
@@ -27,25 +27,37 @@ from orc_jax.workdir.comparison import Comparison
 from orc_jax.workdir.files import locked, replace_text
 
 
-def compare(config: ConfigDict, methods: Sequence[str], seeds: int, out: Path, console: Console) -> Comparison:
+def compare(
+    config: ConfigDict,
+    variants: Sequence[Variant],
+    seeds: int,
+    out: Path,
+    console: Console,
+    *,
+    baseline: str = ALONE,
+    published: Mapping[str, str] | None = None,
+) -> Comparison:
     """Trains what is not trained yet, and writes the table after every run.
 
     Args:
-        config: of all runs; its method and pool are replaced where they have to be.
-        methods: in the order of the table.
+        config: what the runs have in common, and whose teacher they share.
+        variants: in the order of the table.
         seeds: how many, from `config.seed` on.
         out: for the runs and the table.
         console: where to print.
+        baseline: the variant that the others are measured by; "" is none.
+        published: of rows the figures that were published.
 
     Raises:
         UserError: for bad input, before the first run; and at the end if runs have failed.
         Interrupted: if it was asked to stop.
     """
-    plans = plan(config, methods, seeds, out)
-    with doing(console, f"reading {config.dataset}"):
-        dataset = sets.load(plans[0].run.config, warner(console), plans[0].run.plugins)
+    plans = plan(config, variants, seeds, out)
+    dataset_of = _reader(console)
+    dataset_of(plans[0].run)  # what is wrong with it is told before anything is written
     with locked(out):
-        table = with_costs(begun(config, plans, out), plans, dataset, console)
+        table = begun(config, plans, out)._replace(baseline=baseline, published=dict(published or {}))
+        table = with_costs(table, plans, dataset_of, console)
         write(out, table)
         broken: dict[Path, str] = {}
         for i, planned in enumerate(plans):
@@ -56,13 +68,13 @@ def compare(config: ConfigDict, methods: Sequence[str], seeds: int, out: Path, c
             estimate = f"; about {duration(left)} left" if left else ""
             warner(console)(f"{name}{estimate}")
             try:
-                error = attempt(planned, dataset, broken, console)
+                error = attempt(planned, dataset_of, broken, console)
             except Interrupted as stopped:
                 raise Interrupted(f"{name}: {stopped}", stopped.status) from None
             if error:
                 warner(console)(f"{name}, has failed: {error}")
             table = table.replaced(i, table.runs[i]._replace(error=error) if error else result_of(planned, out))
-            table = with_costs(table, plans, dataset, console)
+            table = with_costs(table, plans, dataset_of, console)
             write(out, table)
             console.print(so_far(table))
     warner(console)((out / "compare.md").read_text())
@@ -72,6 +84,33 @@ def compare(config: ConfigDict, methods: Sequence[str], seeds: int, out: Path, c
             "same command tries them again"
         )
     return table
+
+
+def _reader(console: Console) -> Callable[[Resolved], Dataset]:
+    """A function that reads the set of a run, unless it is the one that was read last."""
+    fields = (
+        "dataset",
+        "data_dir",
+        "train_split",
+        "eval_split",
+        "examples_per_class",
+        "mean",
+        "std",
+        "batch_size",
+        "stream",
+    )
+    last: dict[str, Dataset] = {}
+
+    def dataset_of(run: Resolved) -> Dataset:
+        key = repr([run.config[field] for field in fields])
+        if key not in last:
+            with doing(console, f"reading {run.config.dataset}"):
+                dataset = sets.load(run.config, warner(console), run.plugins)
+            last.clear()
+            last[key] = dataset
+        return last[key]
+
+    return dataset_of
 
 
 def begun(config: ConfigDict, plans: Sequence[Planned], out: Path) -> Comparison:
@@ -92,23 +131,27 @@ def begun(config: ConfigDict, plans: Sequence[Planned], out: Path) -> Comparison
     return here._replace(costs=there.costs) if there and there.config == here.config else here
 
 
-def attempt(planned: Planned, dataset: Dataset, broken: dict[Path, str], console: Console) -> str:
+def attempt(
+    planned: Planned, dataset_of: Callable[[Resolved], Dataset], broken: dict[Path, str], console: Console
+) -> str:
     """Trains a run, and the teacher that it needs, unless that is done; returns why it failed, "" if it has not.
 
     `broken` has the folders of what has failed so far, with the reasons.
     """
     for run, folder in jobs(planned):
         if folder not in broken and not is_finished(run, folder):
-            broken |= _failure(run, folder, dataset, console)
+            broken |= _failure(run, folder, dataset_of, console)
         if folder in broken:
             return broken[folder] if folder == planned.folder else f"its teacher in {folder}: {broken[folder]}"
     return ""
 
 
-def _failure(run: Resolved, folder: Path, dataset: Dataset, console: Console) -> dict[Path, str]:
+def _failure(
+    run: Resolved, folder: Path, dataset_of: Callable[[Resolved], Dataset], console: Console
+) -> dict[Path, str]:
     """Trains a run; its folder with the reason if that fails."""
     try:
-        train(run, folder, console, dataset=dataset)
+        train(run, folder, console, dataset=dataset_of(run))
     except UserError as error:
         return {folder: " ".join(str(error).split())}
     except jax.errors.JaxRuntimeError as error:
@@ -121,12 +164,14 @@ def _failure(run: Resolved, folder: Path, dataset: Dataset, console: Console) ->
     return {}
 
 
-def with_costs(table: Comparison, plans: Sequence[Planned], dataset: Dataset, console: Console) -> Comparison:
+def with_costs(
+    table: Comparison, plans: Sequence[Planned], dataset_of: Callable[[Resolved], Dataset], console: Console
+) -> Comparison:
     """With the costs of those methods of which a run is finished."""
     for planned, run in zip(plans, table.runs, strict=True):
         if run.is_finished and run.method not in table.costs:
             with doing(console, f"counting the operations of {run.method}"):
-                table = table._replace(costs=table.costs | {run.method: cost(planned, dataset)})
+                table = table._replace(costs=table.costs | {run.method: cost(planned, dataset_of(planned.run))})
     return table
 
 
@@ -140,7 +185,7 @@ def so_far(table: Comparison) -> Rows:
         rows.append((method, done, last, over, best))
     finished = sum(run.is_finished for run in table.runs)
     title = f"{finished} of {len(table.runs)} runs finished; top-1 in percent"
-    return Rows(title, ("method", "finished", *COLUMNS[1:4]), rows)
+    return Rows(title, ("method", "finished", *columns(table)[1:4]), rows)
 
 
 def write(out: Path, table: Comparison) -> None:
@@ -157,20 +202,31 @@ def write(out: Path, table: Comparison) -> None:
 
 def markdown(table: Comparison) -> str:
     """The table, with the command and the machine that made it."""
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *method_rows(table)]
+    heads = columns(table)
+    rows = [heads, ["---"] * len(heads), *method_rows(table)]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows).replace("| --- ", "|---").replace("|--- |", "|---|")
     ended = max((run.ended for run in table.runs), default="")
     seeds = counted(len({run.seed for run in table.runs}), "seed")
     failed = f"Failed: {failures(table)}.\n\n" if table.failed else ""
-    return f"""Target student {table.config["student"]} on {table.config["dataset"]} {table.config["eval_split"]}.
+    about = (
+        f"Target student {subject(table)} {table.config['eval_split']}." if not table.published else "Published rows."
+    )
+    over = f"Over {table.baseline}: differences between runs of the same seed. " if table.baseline else ""
+    told = (
+        "\nPublished: mean ± standard deviation in percent, how certain the figure is (A: the authors' own; B: quoted "
+        "by others; C: by a\nsummary, so that its cell is not certain; D: inferred), and the epoch that it is of.\n"
+        if table.published
+        else ""
+    )
+    return f"""{about}
 Top-1 accuracy in percent, mean ± standard deviation over {seeds}.
 
 {lines}
 
-{failed}Over independent: differences between runs of the same seed. Best epoch: chosen on the same split, so
+{failed}{over}Best epoch: chosen on the same split, so
 optimistic. Ensemble: of all members, last epoch. Cost: floating-point operations of everything that was trained, stages
 and teacher included, in forward passes of the target student per training example. Seconds: of training, likewise.
-
+{told}
 `{table.command}`
 
 {hardware(table)}, jax {table.versions["jax"]}{f", {moment(ended)}" if ended else ""}

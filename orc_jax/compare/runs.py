@@ -1,6 +1,7 @@
 """The runs of a comparison: which there are, what they share, what they come to and what they cost."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,12 +10,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from orc_jax import plugins, pretrained
+from orc_jax import pretrained
 from orc_jax.config import Resolved, resolve
 from orc_jax.data.types import Dataset
 from orc_jax.describe import forward_flops, step_flops
-from orc_jax.errors import require, require_choice
-from orc_jax.methods import METHODS
+from orc_jax.errors import require
 from orc_jax.methods.base import Stage
 from orc_jax.pool import names_of
 from orc_jax.run import build
@@ -23,21 +23,23 @@ from orc_jax.workdir.comparison import Compared, Comparison
 
 TEACHER = "pivot"  # the stage that methods share
 
-# What differs from the config's pool, by method.
-POOLS = {
-    "independent": {"num_networks": 1},
-    "kd": {"num_networks": 2, "assistants": "ladder"},
-    "switokd": {"num_networks": 2, "assistants": "ladder"},
-    "pcl": {"assistants": "copies"},  # and the student in place of the teacher
-}
+
+class Variant(NamedTuple):
+    """What is trained with every seed: a line of the table."""
+
+    name: str
+    config: ConfigDict
+    shares_teacher: bool = True
+    swept: tuple[str, ...] = ()  # fields in which variants differ: those that can be are arguments of one program
 
 
 class Planned(NamedTuple):
     """A run of the comparison, and where it is kept."""
 
-    method: str
+    method: str  # the name of its variant
     run: Resolved
     folder: Path
+    teacher_run: Resolved | None = None  # what trains the teacher that it shares with others
 
     @property
     def name(self) -> str:
@@ -46,24 +48,26 @@ class Planned(NamedTuple):
     @property
     def teacher(self) -> Path | None:
         """The run of the teacher that it shares with others."""
-        return Path(self.run.config.pivot_checkpoint) if self.run.config.pivot_checkpoint else None
+        return Path(self.run.config.pivot_checkpoint) if self.teacher_run else None
 
 
-def plan(config: ConfigDict, methods: Sequence[str], seeds: int, out: Path) -> list[Planned]:
+def plan(config: ConfigDict, variants: Sequence[Variant], seeds: int, out: Path) -> list[Planned]:
     """All runs, seed by seed.
+
+    Args:
+        config: whose teacher all variants share, if they do.
+        variants: in the order of the table.
+        seeds: how many, from the `config.seed` of each variant on.
+        out: for the runs and the table.
 
     Raises:
         UserError: for bad input, and if a folder holds another run.
     """
     require("--seeds", seeds, seeds >= 1, "at least 1")
-    for method in methods:
-        if not plugins.is_own(method):
-            require_choice("--methods", method, METHODS)
     shared = "empty: each seed has a teacher of its own, which all methods share"
     require("config.pivot_checkpoint", repr(config.pivot_checkpoint), not config.pivot_checkpoint, shared)
     require("--out", out, not (out / record.FILE).exists(), "another folder: this one holds a run")
-    names = list(dict.fromkeys(methods))
-    plans = [method_run(config, method, config.seed + i, out) for i in range(seeds) for method in names]
+    plans = [variant_run(config, variant, i, out) for i in range(seeds) for variant in variants]
     for planned in plans:
         for run, folder in jobs(planned):
             there = record.read(folder)
@@ -73,25 +77,23 @@ def plan(config: ConfigDict, methods: Sequence[str], seeds: int, out: Path) -> l
     return plans
 
 
-def run_folder(out: Path, method: str, seed: int) -> Path:
-    """Where the run of a method and a seed is kept."""
-    return out / method.replace(":", ".") / f"seed_{seed}"
+def run_folder(out: Path, name: str, seed: int) -> Path:
+    """Where the run of a variant and a seed is kept."""
+    return out / re.sub(r"[^\w.=-]+", ".", name) / f"seed_{seed}"
 
 
-def method_run(config: ConfigDict, method: str, seed: int, out: Path) -> Planned:
-    """One run of the comparison."""
-    config = config.copy_and_resolve_references()
-    config.method, config.seed = method, seed
-    config.update(POOLS.get(method, {}))
-    if method == "pcl":
-        config.teacher = config.student
-    if not plugins.is_own(method):
-        config.method_options = ""
-    run = resolve(config)
-    # What another stage trains than the teacher alone, each method trains for itself.
-    if config.pretrain_epochs and run.method.stages[:1] == (Stage(TEACHER, "independent", (0,)),):
-        run = run.replace(pivot_checkpoint=str(run_folder(out, TEACHER, seed)))
-    return Planned(method, run, run_folder(out, method, seed))
+def variant_run(config: ConfigDict, variant: Variant, i: int, out: Path) -> Planned:
+    """Run `i` of a variant."""
+    own, shared = (one.copy_and_resolve_references() for one in (variant.config, config))
+    own.seed += i
+    run, folder = resolve(own).with_values(variant.swept), run_folder(out, variant.name, own.seed)
+    # What another stage trains than the teacher alone, each run trains for itself.
+    alone = run.method.stages[:1] == (Stage(TEACHER, "independent", (0,)),)
+    if not (own.pretrain_epochs and alone and variant.shares_teacher):
+        return Planned(variant.name, run, folder)
+    run = run.replace(pivot_checkpoint=str(run_folder(out, TEACHER, own.seed))).with_values(variant.swept)
+    shared.update(method="independent", method_options="", seed=own.seed)
+    return Planned(variant.name, run, folder, pivot_run(resolve(shared)))
 
 
 def pivot_run(resolved: Resolved) -> Resolved:
@@ -103,7 +105,7 @@ def pivot_run(resolved: Resolved) -> Resolved:
 
 def jobs(planned: Planned) -> list[tuple[Resolved, Path]]:
     """What has to be trained for a run: the teacher that it shares with others, and the run."""
-    teacher = [(pivot_run(planned.run), planned.teacher)] if planned.teacher else []
+    teacher = [(planned.teacher_run, planned.teacher)] if planned.teacher_run and planned.teacher else []
     return [*teacher, (planned.run, planned.folder)]
 
 
@@ -157,7 +159,7 @@ def seconds_left(plans: Sequence[Planned], table: Comparison) -> float | None:
     teachers = {one.teacher for one in plans if one.teacher}
     times = [metrics.took(metrics.read(folder, metrics.TIMING)) for folder in teachers]
     known = [time for time in times if time is not None]
-    to_train = {one.teacher for one in ahead if one.teacher and not is_finished(pivot_run(one.run), one.teacher)}
+    to_train = {folder for one in ahead for run, folder in jobs(one)[:-1] if not is_finished(run, folder)}
     return left + (len(to_train) * float(np.mean(known)) if known else 0.0)
 
 

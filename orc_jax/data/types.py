@@ -2,6 +2,10 @@
 
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
+from orc_jax.errors import UserError
+
 Array = Any  # of NumPy on the host, of JAX on a device
 Batch = Any  # `Images`, or rows of the set that lies on the devices: int32 [n]
 
@@ -37,6 +41,7 @@ class Dataset(NamedTuple):
     image_shape: tuple[int, int, int]  # (height, width, channels) as the networks get them
     mean: tuple[float, ...]  # per channel
     std: tuple[float, ...]
+    held_out: Images | None = None  # of the training set, if a method asks for it: not trained on
 
     @property
     def num_classes(self) -> int:
@@ -49,6 +54,23 @@ class Dataset(NamedTuple):
     @property
     def num_train(self) -> int:
         return size(self.train)
+
+
+def hold_out(dataset: Dataset, share: float) -> Dataset:
+    """The set with a share of its training examples held out: every n-th, so that a sorted set loses of all classes.
+
+    Raises:
+        UserError: if the set is streamed, or so small that nothing would be held out.
+    """
+    every = round(1 / share)
+    if not isinstance(dataset.train, Images) or size(dataset.train) < every:
+        raise UserError(
+            f"config.dataset: {dataset.name} is streamed or has fewer than {every} training examples; accepted is a "
+            "set in memory, of which the method can hold some out"
+        )
+    chosen = np.arange(size(dataset.train)) % every == every - 1
+    kept, held_out = (Images(*(of[rows] for of in dataset.train)) for rows in (~chosen, chosen))
+    return dataset._replace(train=kept, held_out=held_out)
 
 
 def size(examples: Images | Records) -> int:

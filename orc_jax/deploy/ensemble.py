@@ -37,7 +37,7 @@ def load_ensemble(workdir: Path, which_checkpoint: str, own: Sequence[str] = ())
     def probabilities(pool, images):
         outputs = predict(pool, normalize(images, there.mean, there.std))
         if run.method.ensemble:
-            return jax.nn.softmax(run.method.ensemble(outputs))
+            return jax.nn.softmax(run.method.ensemble(pool, outputs))
         return jax.nn.softmax(outputs.logits).mean(0)
 
     pool = trained.pool.replace(spec=run.spec)

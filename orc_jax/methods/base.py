@@ -1,7 +1,7 @@
 """What a method is: one iteration of its paper as a function on a pool, and what has to be trained before."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from orc_jax.data.types import Images
 from orc_jax.errors import UserError
 from orc_jax.losses import correct, cross_entropy
-from orc_jax.pool import Outputs, Pool
+from orc_jax.pool import Outputs, Pool, Stacks
 from orc_jax.verbs import Context, Setup
 
 
@@ -37,6 +37,20 @@ class Share(NamedTuple):
     adds_up: bool = False
 
 
+class HeldOut(NamedTuple):
+    """What a method finds out, after every epoch, on training examples that nobody is trained on.
+
+    share: of the training set, which has to be in memory.
+    observe: logits `[members, batch, classes]` in evaluation mode, labels and weights `[batch]` -> sums over the batch,
+        a tree of arrays. Weights are 1 for a sample that counts and 0 for padding.
+    renew: these sums over all held-out examples -> stacks to put into the pool, which `start` has put there before.
+    """
+
+    share: float
+    observe: Callable[[jax.Array, jax.Array, jax.Array], Any]
+    renew: Callable[[Any], Stacks]
+
+
 class Method(NamedTuple):
     """A method of distillation, made for a pool by a factory `kd(architectures, *, temperature=4.0)`.
 
@@ -58,10 +72,16 @@ class Method(NamedTuple):
     start: `(setup, pool, key) -> pool`: adds the heads and whatever else the method keeps, ties parameters.
     spares: how many assistants may diverge while the others go on, because no member takes anything of one whose loss
         is not finite; None if members learn from all others.
-    ensemble: outputs of an evaluation -> logits `[batch, classes]` of the method's own ensemble. Without one, the
+    early: its networks tell what their early layers make of the images, `Outputs.early`: those before the parts that
+        `orc_jax.models.LAST_STAGE` names.
+    ensemble: pool, outputs of an evaluation -> logits `[batch, classes]` of the method's own ensemble. Without one, the
         ensemble is the members' mean probability.
-    hand_back: for a method with feedback samples: losses `[students, batch]` of the members that are neither the pivot
-        teacher nor frozen -> how many each hands back, and which (see `orc_jax.roles.hand_back`).
+    held_out: what the method finds out on held-out training examples, if it does.
+    values: options that `iterate` takes from `context.value`: in runs that differ in these alone, arguments of one
+        program.
+    hand_back: for a method with feedback samples: of the members that are neither the pivot teacher nor frozen, losses
+        and whether they are wrong, `[students, batch]` -> how many each hands back, and which (see
+        `orc_jax.roles.hand_back`).
     """
 
     iterate: Callable[[Context, Pool, Images], tuple[Pool, dict[str, jax.Array]]]
@@ -73,8 +93,11 @@ class Method(NamedTuple):
     frozen: tuple[int, ...] = ()
     start: Callable[[Setup, Pool, jax.Array], Pool] | None = None
     spares: int | None = None
-    ensemble: Callable[[Outputs], jax.Array] | None = None
-    hand_back: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None = None
+    early: bool = False
+    ensemble: Callable[[Pool, Outputs], jax.Array] | None = None
+    held_out: HeldOut | None = None
+    values: tuple[str, ...] = ()
+    hand_back: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
 
 
 def pool_roles(size: int, first: str, others: str) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""DGKD: Densely Guided Knowledge Distillation using Multiple Teacher Assistants (Son, Na, Choi, Hwang; ICCV 2021).
+"""DGKD: Densely Guided Knowledge Distillation using Multiple Teacher Assistants (Son, Na, Choi, Hwang; ICCV 2021;
+arXiv 2009.08825).
 
 Members are a teacher, assistants of decreasing size, and the target student. They are trained one after the other, the
 teacher from the labels, each other one from *all* larger ones, which are frozen by then and in evaluation mode:
@@ -36,7 +37,8 @@ def dgkd(
     Args:
         temperature: T; 5 in the authors' code.
         lam: weight of distillation against labels; 1 in the authors' code, so that labels teach the teacher alone.
-        drop: guides that are left out in each mini-batch, at least one remains; 1 in the authors' code. NOTE(paper):
+        drop: guides that are left out in each mini-batch, at least one remains; 1 in the authors' code, which with a
+            teacher and three assistants is the survival probability 0.75 that the paper finds best. NOTE(paper):
             described for the student; the code does it wherever it is told to, here it is done in every stage.
         kl_reduction: "sum" over classes, the formula of the paper, or "mean", the authors' code, in which PyTorch's
             default also divides by the number of classes.
@@ -53,7 +55,10 @@ def dgkd(
 
     iterate = guided_iteration(guides, guidance, temperature, lam, kl_reduction)
     roles = pool_roles(len(architectures), "teacher", "assistant")
-    return Method(iterate, roles, stages=stages("dgkd", len(architectures)), frozen=tuple(guides))
+    return Method(iterate, roles, stages=stages("dgkd", len(architectures)), frozen=tuple(guides), values=VALUES)
+
+
+VALUES = ("temperature", "lam")
 
 
 def keep_guides(key: jax.Array, count: int, drop: int) -> jax.Array:
@@ -87,12 +92,13 @@ def guided_iteration(
         logits_t = predict(frozen, images).logits
         sources, weights = logits_t[jnp.array(guides)], guidance(context.key)
         passed = forward(student, images)
+        t, share = context.value("temperature", temperature), context.value("lam", lam)
 
         def loss(out):
-            distilled = guided_distillation(out.logits, sources, weights[None], temperature)
+            distilled = guided_distillation(out.logits, sources, weights[None], t)
             if kl_reduction == "mean":
                 distilled = distilled / out.logits.shape[-1]
-            return (1 - lam) * cross_entropy(out.logits, batch.labels) + lam * distilled
+            return (1 - share) * cross_entropy(out.logits, batch.labels) + share * distilled
 
         logits = jnp.concatenate([logits_t, passed.logits])
         return pool.put(learn(context, passed, loss)), scores(context, logits, batch.labels)

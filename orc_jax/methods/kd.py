@@ -1,6 +1,6 @@
-"""KD: Distilling the Knowledge in a Neural Network (Hinton, Vinyals, Dean; 2015), from a fixed teacher.
+"""KD: Distilling the Knowledge in a Neural Network (Hinton, Vinyals, Dean; 2015; arXiv 1503.02531).
 
-Member 0 is the teacher: pre-trained, frozen, and in evaluation mode. Every other member learns from it alone.
+From a fixed teacher: member 0 is pre-trained, frozen, and in evaluation mode. Every other member learns from it alone.
 """
 
 from collections.abc import Sequence
@@ -33,12 +33,15 @@ def kd(architectures: Sequence[str], *, temperature: float = 4.0, alpha: float =
         logits_t = predict(teacher, images).logits
         passed = forward(students, images)
 
+        t, a = context.value("temperature", temperature), context.value("alpha", alpha)
+
         def loss(out):
             labels = cross_entropy(out.logits, batch.labels)
-            return (1 - alpha) * labels + alpha * distillation(out.logits, logits_t, temperature)
+            return (1 - a) * labels + a * distillation(out.logits, logits_t, t)
 
         logits = jnp.concatenate([logits_t, passed.logits])
         return pool.put(learn(context, passed, loss)), scores(context, logits, batch.labels)
 
     stages = (Stage("pivot", "independent", (0,)),)
-    return Method(iterate, pool_roles(len(architectures), "teacher", "student"), stages=stages, frozen=(0,))
+    roles = pool_roles(len(architectures), "teacher", "student")
+    return Method(iterate, roles, stages=stages, frozen=(0,), values=("temperature", "alpha"))

@@ -1,4 +1,5 @@
-"""OKDDip: Online Knowledge Distillation with Diverse Peers (Chen, Mei, Wang, Feng, Chen; AAAI 2020).
+"""OKDDip: Online Knowledge Distillation with Diverse Peers (Chen, Mei, Wang, Feng, Chen; AAAI 2020;
+arXiv 1912.00350).
 
 A pool from scratch: *auxiliary peers*, and a *group leader*, the last member, which is the one to deploy. Here the
 members are whole networks (the paper's network-based setting). Every peer has its own target, a mixture of the peers'

@@ -1,4 +1,5 @@
-"""ORC: Network Group-based Knowledge Distillation using Online Role Change (Choi, Cho, Cheung, Hwang; ICCV 2023).
+"""ORC: Network Group-based Knowledge Distillation using Online Role Change (Choi, Cho, Cheung, Hwang; ICCV 2023;
+arXiv 2206.01186).
 
 The pool is a *pivot teacher* (member 0, pre-trained) and a *student group* (all others; the last is the *target
 student*). In every iteration, on one mini-batch:
@@ -24,10 +25,10 @@ import jax.numpy as jnp
 
 from orc_jax.data.types import Images
 from orc_jax.errors import require, require_choice
-from orc_jax.losses import cross_entropy, guided_distillation
+from orc_jax.losses import correct, cross_entropy, guided_distillation
 from orc_jax.methods.base import Method, Share, Stage, pool_roles, scores
 from orc_jax.pool import Outputs, Pool
-from orc_jax.roles import hand_back, top_k_mask
+from orc_jax.roles import RULES, hand_back, top_k_mask
 from orc_jax.verbs import Context, forward, learn, learn_and_look, predict
 
 
@@ -39,6 +40,7 @@ def orc(
     beta: float = 0.5,
     mixup_alpha: float = 1.0,
     feedback_fraction: float = 1.0,
+    feedback_rule: str = "hardest",
     intensive_samples: str = "mixup",
     intensive_teaching: bool = True,
     private_teaching: bool = True,
@@ -58,6 +60,9 @@ def orc(
         mixup_alpha: the mix-up ratio is drawn from Beta(alpha, alpha), once per batch. NOTE(paper): not known to us.
         feedback_fraction: size of the feedback set over that of the batch. NOTE(paper): not known to us; a smaller
             set is repeated, so that each sample of the batch has one to be mixed with.
+        feedback_rule: which samples a student hands back: its "hardest", by their loss, or those it has
+            "misclassified" and then the hardest. NOTE(paper): not known to us. The abstract has "error samples of the
+            student group", which speaks for the second; the text speaks of difficult ones.
         intensive_samples: what the pivot teacher learns from: "mixup" (best in the paper), "feedback" or "training".
         intensive_teaching: off, the pivot teacher stays as it is, as in conventional distillation.
         private_teaching: off, temporary teachers learn from the labels alone.
@@ -79,6 +84,7 @@ def orc(
     require("config.orc.mixup_alpha", mixup_alpha, mixup_alpha > 0, "greater than 0")
     require("config.orc.feedback_fraction", feedback_fraction, 0 < feedback_fraction <= 1, "in (0, 1]")
     require("config.orc.pivot_lr_multiplier", pivot_lr_multiplier, pivot_lr_multiplier > 0, "greater than 0")
+    require_choice("config.orc.feedback_rule", feedback_rule, RULES)
     require_choice("config.orc.intensive_samples", intensive_samples, ("mixup", "feedback", "training"))
     require_choice("config.orc.teaching", teaching, ("individual", "ensemble"))
     require_choice("config.orc.temporary_teacher_logits", temporary_teacher_logits, ("after", "before"))
@@ -90,22 +96,26 @@ def orc(
     enough = f"config.num_networks={len(architectures)} would have to be at least {k + 2}"
     fits = f"less than the {num_students} networks of the student group; {enough}"
     require("config.num_temporary_teachers", k, k < num_students, fits)
-    handed_back_by = functools.partial(hand_back, fraction=feedback_fraction)
+    handed_back_by = functools.partial(hand_back, fraction=feedback_fraction, rule=feedback_rule)
 
     def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
         pivot, students = pool.select([0]), pool.select(range(1 + len(fixed), pool.size))
         images, labels = context.normalize(batch.images), batch.labels
 
+        t, b = context.value("temperature", temperature), context.value("beta", beta)
+
         # Evaluation and role change, on the global batch.
         passed = forward(students, images)
         losses = context.gather(cross_entropy(passed.logits, labels), axis=1)
         promoted = top_k_mask(losses.mean(1), k) if role_change else jnp.zeros(students.size, bool)
-        shares, handed_back = handed_back_by(losses)
+        wrong = context.gather(correct(passed.logits, labels) == 0.0, axis=1)
+        shares, handed_back = handed_back_by(losses, wrong)
 
         # Intensive teaching.
         if intensive_teaching:
-            ratio = mix_ratio(context.key, intensive_samples, mixup_alpha)
-            pivot = teach_pivot(context, pivot, batch, handed_back, ratio, pivot_lr_multiplier)
+            ratio = mix_ratio(context.key, intensive_samples, context.value("mixup_alpha", mixup_alpha))
+            rate = context.value("pivot_lr_multiplier", pivot_lr_multiplier)
+            pivot = teach_pivot(context, pivot, batch, handed_back, ratio, rate)
         logits_p = (predict if pivot_batch_norm == "running" else forward)(pivot, images).logits
 
         # Private and group teaching.
@@ -116,7 +126,7 @@ def orc(
 
             def loss(out: Outputs, student: jax.Array | None = None) -> jax.Array:
                 guided = guidance if student is None else guidance[student][None]
-                return teaching_loss(out.logits, labels, sources, guided, temperature, beta)
+                return teaching_loss(out.logits, labels, sources, guided, t, b)
 
             return loss
 
@@ -144,7 +154,15 @@ def orc(
     metrics = ("loss", "accuracy", "promoted", "feedback_share")
     stages, spares = (Stage("pivot", "independent", (0, *fixed)),), num_students - k
     return Method(
-        iterate, roles, metrics, (PROMOTED,), stages=stages, frozen=fixed, spares=spares, hand_back=handed_back_by
+        iterate,
+        roles,
+        metrics,
+        (PROMOTED,),
+        stages=stages,
+        frozen=fixed,
+        spares=spares,
+        hand_back=handed_back_by,
+        values=("temperature", "beta", "mixup_alpha", "pivot_lr_multiplier"),
     )
 
 
@@ -157,11 +175,12 @@ PROMOTED = Share(
 )
 
 
-def mix_ratio(key: jax.Array, samples: str, alpha: float) -> jax.Array | float:
+def mix_ratio(key: jax.Array, samples: str, alpha: float | jax.Array) -> jax.Array | float:
     """lam of intensive teaching: 1 for the training samples alone, 0 for the feedback samples, else drawn."""
     if samples == "mixup":
         # Beta(1, 1) is uniform; other ratios come out of a loop that ends when a value on the device says so.
-        return jax.random.uniform(key) if alpha == 1 else jax.random.beta(key, alpha, alpha)
+        uniform = not isinstance(alpha, jax.Array) and alpha == 1
+        return jax.random.uniform(key) if uniform else jax.random.beta(key, alpha, alpha)
     return 1.0 if samples == "training" else 0.0
 
 

@@ -1,4 +1,5 @@
-"""PCL: Peer Collaborative Learning for Online Knowledge Distillation (Wu, Gong; AAAI 2021).
+"""PCL: Peer Collaborative Learning for Online Knowledge Distillation (Wu, Gong; AAAI 2021; arXiv
+2006.04147).
 
 One network with shared early layers and a branch for each *peer*: its own last stage and classifier. Every peer is fed
 its own augmentation of each image. Two teachers arise from the peers themselves:
@@ -10,23 +11,22 @@ its own augmentation of each image. Two teachers arise from the peers themselves
 
 w rises with the epoch e from nearly 0 to 1: w = exp(-5 (1 - e / r)^2) up to epoch r, 80 of 300 in the paper.
 
-Members are the peers. Each is a whole network, which can be deployed as it is; the shared layers are equal copies that
-stay equal, because they start alike and learn from the sum of all peers' gradients. Peers are alike, so the target
-student, the last member, stands for any of them.
+Members are the peers (see `orc_jax.methods.branches`); shared layers learn from the sum of all peers' gradients. Peers
+are alike, so the target student, the last member, stands for any of them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from orc_jax.data.types import Images
-from orc_jax.errors import UserError, require, require_choice
+from orc_jax.errors import require, require_choice
 from orc_jax.losses import cross_entropy, distillation, guided_distillation
-from orc_jax.methods.base import Method, pool_roles, rampup, require_members, scores
+from orc_jax.methods.base import Method, pool_roles, rampup, scores
+from orc_jax.methods.branches import average, first_tied, is_shared, require_branches, tie, total
 from orc_jax.models import LAST_STAGE
 from orc_jax.models.layers import torch_uniform
-from orc_jax.models.network import Params
 from orc_jax.pool import Outputs, Pool
 from orc_jax.verbs import Context, Setup, forward, learn, new_stack, predict
 
@@ -41,6 +41,8 @@ def pcl(
     rampup_fraction: float = 0.2667,
     ema_decay: float = 0.999,
     own_augmentation: bool = True,
+    trunk_statistics: str = "mean",
+    classifiers: str = "own",
 ) -> Method:
     """The method.
 
@@ -52,28 +54,26 @@ def pcl(
             statistics are those of their own forward passes, which are in training mode. NOTE(paper): as in a
             reproduction; the paper's code is not public.
         own_augmentation: every peer sees its own crop and flip; off, all see the same.
+        trunk_statistics: those of the shared layers follow the "mean" of the peers' batches, or "each" of them, one
+            after the other, as in the reproduction.
+        classifiers: the peers' start from weights of their "own", or are "equal", as in the reproduction.
     """
     require("config.pcl.temperature", temperature, temperature > 0, "greater than 0")
     require("config.pcl.rampup_fraction", rampup_fraction, 0 <= rampup_fraction <= 1, "between 0 and 1")
     require("config.pcl.ema_decay", ema_decay, 0 <= ema_decay < 1, "in [0, 1)")
-    require_members("pcl", architectures, 2)
-    architecture = architectures[-1]
-    if set(architectures) != {architecture}:
-        raise UserError(
-            f"the peers of pcl share layers and must be of one architecture, but the pool is "
-            f"{', '.join(architectures)}; --config.teacher={architecture} --config.assistants=copies makes them so"
-        )
-    require_choice("config.student", architecture, LAST_STAGE)
-    size = len(architectures)
-
-    def is_shared(name: str) -> bool:
-        return not name.startswith(tuple(f"{part}." for part in LAST_STAGE[architecture]))
+    require_choice("config.pcl.trunk_statistics", trunk_statistics, ("mean", "each"))
+    require_choice("config.pcl.classifiers", classifiers, ("own", "equal"))
+    architecture = require_branches("pcl", architectures)
+    size, shared = len(architectures), is_shared(architecture)
+    of_peers = (architecture, MEAN_TEACHERS)
 
     def start(setup: Setup, pool: Pool, key: jax.Array) -> Pool:
         # NOTE(paper): branches start from weights of their own, so that peers differ.
-        stack = pool.stacks[architecture]
-        tied = tie({architecture: stack.params}, is_shared, lambda x: x[-1:])[architecture]
-        stack = stack.replace(params=tied)
+        stack = first_tied(pool, architecture).stacks[architecture]
+        if classifiers == "equal":
+            last = f"{LAST_STAGE[architecture][-1]}."
+            equal = tie({architecture: stack.params}, of_peers, lambda name: name.startswith(last), lambda x: x[-1:])
+            stack = stack.replace(params=equal[architecture])
         images = jax.ShapeDtypeStruct((1, *setup.image_shape), jnp.float32)
         outputs = jax.eval_shape(lambda images: predict(pool, images), images)
         dim, classes = size * outputs.features[architecture].shape[-1], outputs.logits.shape[-1]
@@ -99,15 +99,16 @@ def pcl(
             of_peers = cross_entropy(out.logits, labels) + ramp * (of_ensemble + of_means)
             return jnp.concatenate([of_peers, cross_entropy(ensemble_logits(out), labels)[None]])
 
-        share = lambda grads: tie(grads, is_shared, lambda x: x.sum(0, keepdims=True))  # noqa: E731
-        learnt = learn(context, passed, loss, share=share).stacks
-        # NOTE(paper): shared layers see one batch per peer; their running statistics follow the mean over these.
-        mean_over_peers = lambda x: x.mean(0, keepdims=True)  # noqa: E731
+        learnt = learn(context, passed, loss, share=lambda grads: tie(grads, of_peers, shared, total)).stacks
+        # NOTE(paper): shared layers see one batch per peer; their running statistics follow the mean, or each.
         statistics = {
             architecture: learnt[architecture].batch_stats,
             MEAN_TEACHERS: mean_pass.batch_stats[architecture],
         }
-        statistics = tie(statistics, is_shared, mean_over_peers)
+        if trunk_statistics == "each":
+            before = {architecture: pool.stacks[architecture].batch_stats, MEAN_TEACHERS: teachers.batch_stats}
+            statistics = jax.tree.map(one_after_the_other, before, statistics)
+        statistics = tie(statistics, of_peers, shared, average if trunk_statistics == "mean" else lambda x: x[-1:])
         stack = learnt[architecture].replace(batch_stats=statistics[architecture])
         decay = jnp.minimum(1.0 - 1.0 / (context.step + 1.0), ema_decay)
         moved = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, teachers.params, stack.params)
@@ -120,25 +121,20 @@ def pcl(
         pool_roles(size, "peer", "peer"),
         views=size if own_augmentation else 1,
         start=start,
-        ensemble=ensemble_logits,
+        ensemble=lambda pool, out: ensemble_logits(out),
     )
 
 
-def tie(
-    trees: dict[str, Params], is_shared: Callable[[str], bool], reduce: Callable[[jax.Array], jax.Array]
-) -> dict[str, Params]:
-    """Gives all peers one value of what they share.
+def one_after_the_other(before: jax.Array, moved: jax.Array) -> jax.Array:
+    """Running statistics that follow each of several batches: from where all were, and where each batch moved them.
 
-    Args:
-        trees: by stack, what belongs to parameters or statistics by name, `[peers, ...]`.
-        is_shared: whether a name is one of the shared layers.
-        reduce: `[peers, ...] -> [1, ...]`.
+    Arguments and result are `[peers, ...]`; row i is after the batches of peers 0 ... i.
     """
-
-    def one(tree):
-        return {k: jnp.broadcast_to(reduce(x), x.shape) if is_shared(k) else x for k, x in tree.items()}
-
-    return {name: tree if name == ENSEMBLE else one(tree) for name, tree in trees.items()}
+    now, rows = before[0], []
+    for old, new in zip(before, moved, strict=True):
+        now = 0.9 * now + (new - 0.9 * old)  # the momentum of `layers.BatchNorm`
+        rows.append(now)
+    return jnp.stack(rows)
 
 
 def ensemble_logits(out: Outputs) -> jax.Array:

@@ -1,4 +1,5 @@
-"""SwitOKD: Switchable Online Knowledge Distillation (Qian, Wang, Yin, Hong, Wang; ECCV 2022).
+"""SwitOKD: Switchable Online Knowledge Distillation (Qian, Wang, Yin, Hong, Wang; ECCV 2022; arXiv
+2209.04996).
 
 Teacher and student start from scratch together. When the gap between them is too large for the student to follow, the
 teacher pauses (*expert mode*) until the student has caught up; otherwise both learn (*learning mode*). With
@@ -13,8 +14,9 @@ probabilities p, one-hot labels y, and L1 distances averaged over the batch:
 
 With several teachers or students every pair has its switch. A teacher that learns does so from the students with which
 it is in learning mode and from the other teachers, and pauses if there is no such student; a student learns from all
-others. That gives the paper's 2T1S (three networks, two of them teachers) and 1T2S. NOTE(paper): the authors' 1T2S code
-takes the gaps of student 2 in the exponent of student 1's threshold; here each pair has its own.
+others. That gives the paper's 2T1S (three networks, two of them teachers) and 1T2S. NOTE(paper): the authors' code of
+these two has slips, which are options: the exponent of student 1's threshold has the gaps of student 2 (1T2S), that of
+teacher 2's those of teacher 1 (2T1S); and with 1T2S a paused teacher still takes steps, on a loss of zero.
 """
 
 from collections.abc import Sequence
@@ -37,6 +39,8 @@ def switokd(
     temperature: float = 1.0,
     teacher_must_lead: bool = True,
     paused_statistics: str = "moved",
+    exponent: str = "own",
+    paused_step: str = "skipped",
 ) -> Method:
     """The method.
 
@@ -47,6 +51,10 @@ def switokd(
         teacher_must_lead: expert mode needs t < s as well, as in the authors' code; off, the formula alone decides.
         paused_statistics: a paused teacher's running statistics are "moved", as in the authors' code, where its forward
             pass is in training mode, or "kept".
+        exponent: of each pair's threshold its "own" gaps t / (s + t), the formula, or of three networks those that the
+            authors' "code" has.
+        paused_step: of a paused teacher: "skipped", the paper and the authors' code of 1T1S and 2T1S, or "zero_loss",
+            their code of 1T2S, where momentum and weight decay go on moving it.
     """
     require_members("switokd", architectures, 2)
     if not 1 <= num_teachers < len(architectures):
@@ -56,12 +64,24 @@ def switokd(
         )
     require("config.switokd.temperature", temperature, temperature > 0, "greater than 0")
     require_choice("config.switokd.paused_statistics", paused_statistics, ("moved", "kept"))
+    require_choice("config.switokd.exponent", exponent, ("own", "code"))
+    require_choice("config.switokd.paused_step", paused_step, ("skipped", "zero_loss"))
+    if exponent == "code" and len(architectures) != 3:
+        raise UserError(
+            f"config.switokd.exponent='code': that code is of three networks, but config.num_networks="
+            f"{len(architectures)}; accepted is 'own'"
+        )
+    if paused_step == "zero_loss" and paused_statistics == "kept":
+        raise UserError(
+            "config.switokd.paused_statistics='kept': a teacher that takes steps (config.switokd.paused_step="
+            "'zero_loss') moves its statistics; accepted is 'moved'"
+        )
     size = len(architectures)
 
     def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
         labels = batch.labels
         passed = forward(pool, context.normalize(batch.images))
-        gap, threshold, leads = switches(context, passed.logits, labels, num_teachers)
+        gap, threshold, leads = switches(context, passed.logits, labels, num_teachers, exponent)
         expert = (gap > threshold) & (leads if teacher_must_lead else True)  # [teachers, students]
         learns = jnp.ones(size, bool).at[:num_teachers].set(~expert.all(1))
         # Who learns from whom: everyone from all others, but a teacher from no student with whom it is in expert mode.
@@ -69,9 +89,11 @@ def switokd(
 
         def loss(out):
             mutual = guided_distillation(out.logits, passed.logits, guidance, temperature)
-            return cross_entropy(out.logits, labels) + mutual
+            losses = cross_entropy(out.logits, labels) + mutual
+            return losses if paused_step == "skipped" else jnp.where(learns[:, None], losses, 0.0)
 
-        pool = learn(context, passed, loss, learns=learns, pauses_statistics=paused_statistics == "kept")
+        gated = learns if paused_step == "skipped" else None
+        pool = learn(context, passed, loss, learns=gated, pauses_statistics=paused_statistics == "kept")
         # Of each teacher the mean over its students, of each student the mean over its teachers.
         of_members = lambda x: jnp.concatenate([x.mean(1), x.mean(0)])  # noqa: E731
         return pool, scores(context, passed.logits, labels) | {
@@ -94,7 +116,7 @@ EXPERT_MODE = Share(
 
 
 def switches(
-    context: Context, logits: jax.Array, labels: jax.Array, num_teachers: int
+    context: Context, logits: jax.Array, labels: jax.Array, num_teachers: int, exponent: str = "own"
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gap G, threshold delta, and whether the teacher leads (t < s), of every pair, on the global batch.
 
@@ -103,6 +125,7 @@ def switches(
         logits: `[members, batch, classes]`, teachers first.
         labels: `[batch]`.
         num_teachers: how many members are teachers.
+        exponent: as of `switokd`.
 
     Returns:
         Three arrays `[teachers, students]`.
@@ -115,4 +138,7 @@ def switches(
     t, s = to_labels[:num_teachers, None], to_labels[None, num_teachers:]
     t, s = jnp.broadcast_to(t, gap.shape), jnp.broadcast_to(s, gap.shape)
     share = t / jnp.maximum(s + t, 1e-12)  # both are 0 where both networks are certain and right
+    if exponent == "code":
+        # 1T2S: that of student 2 in both; 2T1S: that of teacher 1 in both
+        share = jnp.broadcast_to(share[:, -1:] if num_teachers == 1 else share[:1], gap.shape)
     return gap, s - jnp.exp(-share) * t, t < s

@@ -11,12 +11,13 @@ from functools import partial
 from flax import nnx
 
 from orc_jax.models.densenet import DenseNet
+from orc_jax.models.mobilenetv1 import MobileNetV1
 from orc_jax.models.mobilenetv2 import MobileNetV2, MobileNetV2Half
 from orc_jax.models.plane import Plane
 from orc_jax.models.resnet import ResNet
 from orc_jax.models.shufflenet import ShuffleV1, ShuffleV2
-from orc_jax.models.vgg import VGG
-from orc_jax.models.wrn import WideResNet
+from orc_jax.models.vgg import VGG, LinearsVGG
+from orc_jax.models.wrn import BiasedWideResNet, WideResNet
 
 Model = Callable[..., nnx.Module]
 
@@ -41,6 +42,16 @@ VGGS: dict[str, Model] = {
 }
 PLANES: dict[str, Model] = {f"plane{depth}": partial(Plane, depth=depth) for depth in (2, 4, 6, 8, 10)}
 
+# SwitOKD's own: its code has other networks under the usual names.
+SWITOKDS: dict[str, Model] = {
+    **{f"switokd_wrn_16_{k}": partial(BiasedWideResNet, blocks=2, widen=k) for k in (1, 2, 8, 10)},
+    "switokd_resnet20": partial(
+        ResNet, blocks=(3, 3, 3), widths=(16, 16, 32, 64), shortcut="shortcut", head="linear", padded=True
+    ),
+    "MobileNetV1": MobileNetV1,
+    "mobilenet_v2_1_4": partial(MobileNetV2, width=1.4, image_shape=(64, 64, 3)),
+}
+
 # RepDistiller's ResNets with the blocks and widths of ImageNet's and a stem for small images.
 small_resnet = partial(ResNet, shortcut="shortcut", head="linear")
 FOUR_STAGES = {"widths": (64, 64, 128, 256, 512)}
@@ -62,7 +73,10 @@ SMALL: dict[str, Model] = {
     "wrn_20_8": partial(ResNet, blocks=(2, 2, 2), widths=(16, 64, 128, 256), inner=(128, 256, 512)),
     "resnet110_bottleneck": partial(ResNet, blocks=(12, 12, 12), widths=(16, 64, 128, 256), inner=(16, 32, 64)),
     "densenet_40_12": partial(DenseNet, count=6, growth=12),
+    "densenet_40_12_norm": partial(DenseNet, count=6, growth=12, last_norm=True),
+    "vgg16_linears": LinearsVGG,
     **PLANES,
+    **SWITOKDS,
 }
 # Networks for images of 224x224 pixels: torchvision's. `resnet50` is the name of a network of depth 6n+2.
 large_resnet = partial(ResNet, stem="large", image_shape=(224, 224, 3))
@@ -86,6 +100,10 @@ LAST_STAGE: dict[str, tuple[str, ...]] = {
     "ShuffleV1": ("layer3", "linear"),
     "ShuffleV2": ("layer3", "conv2", "bn2", "linear"),
     "densenet_40_12": ("features.denseblock3", "fc"),
+    "densenet_40_12_norm": ("features.denseblock3", "features.norm_final", "fc"),
+    "vgg16_linears": ("layer4", "classifier"),
+    **{f"switokd_wrn_16_{k}": ("layer3", "bn1", "linear") for k in (1, 2, 8, 10)},
+    "switokd_resnet20": ("layer3", "linear"),
 }
 
 # Families whose members differ in size alone, with that size: what a ladder of assistants is taken from.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from orc_jax.models.layers import Given, Layers, global_average_pool, he_fan_in, make_layers
+from orc_jax.models.layers import Given, Layers, branch_point, global_average_pool, he_fan_in, make_layers
 
 
 class DenseLayer(nnx.Module):
@@ -56,7 +56,7 @@ class Transition(nnx.Module):
 class Features(nnx.Module):
     """All of the network before its classifier, as the PyTorch original names it."""
 
-    def __init__(self, layers: Layers, in_channels, growth, count):
+    def __init__(self, layers: Layers, in_channels, growth, count, last_norm):
         width = 2 * growth
         self.conv0 = layers.conv(in_channels, width, 3)
         self.denseblock1 = DenseBlock(layers, width, growth, count)
@@ -67,19 +67,23 @@ class Features(nnx.Module):
         self.transition2 = Transition(layers, width)
         self.denseblock3 = DenseBlock(layers, width // 2, growth, count)
         self.dim = width // 2 + count * growth
+        self.norm_final = layers.norm(self.dim) if last_norm else None
 
     def __call__(self, x):
         x = self.transition1(self.denseblock1(self.conv0(x)))
         x = self.transition2(self.denseblock2(x))
-        return nnx.relu(self.denseblock3(x))  # as in that code, without a last batch normalisation
+        branch_point(self, x)
+        x = self.denseblock3(x)
+        return nnx.relu(x if self.norm_final is None else self.norm_final(x))
 
 
 class DenseNet(nnx.Module):
-    """DenseNet-BC of depth `6 * count + 4`, without a batch normalisation after its last block.
+    """DenseNet-BC of depth `6 * count + 4`.
 
     Args:
         count: layers in each of the three dense blocks.
         growth: channels that each layer adds.
+        last_norm: a batch normalisation after the last block, which OKDDip's code has and PCL's reproduction lacks.
     """
 
     def __init__(
@@ -88,11 +92,12 @@ class DenseNet(nnx.Module):
         *,
         count: int,
         growth: int,
+        last_norm: bool = False,
         image_shape: tuple[int, int, int] = (32, 32, 3),
         **given: Unpack[Given],
     ):
         layers = make_layers(kernel_init=he_fan_in, **given)
-        self.features = Features(layers, image_shape[-1], growth, count)
+        self.features = Features(layers, image_shape[-1], growth, count, last_norm)
         self.fc = layers.linear(self.features.dim, num_classes, bias_init=nnx.initializers.zeros)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -16,6 +16,8 @@ from jax.typing import DTypeLike
 # Kaiming normal, fan-out: Normal(0, sqrt(2 / (k * k * out))), not truncated; `out` is not divided by groups.
 he_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 he_fan_in = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
+# Xavier uniform with gain sqrt 2.
+xavier_sqrt_2 = nnx.initializers.variance_scaling(2.0, "fan_avg", "uniform")
 # PyTorch's default of convolutions: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), where fan_in = k * k * in / groups.
 torch_default = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -33,12 +35,12 @@ class Layers(NamedTuple):
     """The layers of one network, given what all of them share.
 
     conv: `(in_features, features, kernel_size, *, strides=1, groups=1, bias_init=None) -> nnx.Conv`
-    norm: `(features) -> BatchNorm`
+    norm: `(features, *, momentum=0.1) -> BatchNorm`
     linear: `(in_features, features, *, kernel_init, bias_init) -> nnx.Linear`
     """
 
     conv: Callable[..., nnx.Conv]
-    norm: Callable[[int], "BatchNorm"]
+    norm: Callable[..., "BatchNorm"]
     linear: Callable[..., nnx.Linear]
 
 
@@ -123,10 +125,14 @@ class BatchNorm(nnx.Module):
     Two things set it apart from `flax.nnx.BatchNorm`: the running variance is the unbiased one (as in every PyTorch
     checkpoint and table), and statistics are float32 also when the activations are bfloat16, in evaluation too.
 
-    With `axis_name` the statistics are those of the global batch over that mapped axis.
+    With `axis_name` the statistics are those of the global batch over that mapped axis. `momentum` is PyTorch's: how
+    far a batch moves the running statistics.
     """
 
-    def __init__(self, features: int, *, dtype: DTypeLike = jnp.float32, axis_name: str | None = None):
+    def __init__(
+        self, features: int, *, momentum: float = 0.1, dtype: DTypeLike = jnp.float32, axis_name: str | None = None
+    ):
+        self.momentum = momentum
         self.scale = nnx.Param(jnp.ones(features))
         self.bias = nnx.Param(jnp.zeros(features))
         self.mean = nnx.BatchStat(jnp.zeros(features))
@@ -154,8 +160,9 @@ class BatchNorm(nnx.Module):
             count *= jax.lax.axis_size(self.axis_name)
         mean = moments[0]
         var = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
-        self.mean[...] = 0.9 * self.mean[...] + 0.1 * jax.lax.stop_gradient(mean)
-        self.var[...] = 0.9 * self.var[...] + 0.1 * jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
+        moves, stays = self.momentum, round(1 - self.momentum, 6)
+        self.mean[...] = stays * self.mean[...] + moves * jax.lax.stop_gradient(mean)
+        self.var[...] = stays * self.var[...] + moves * jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
         return mean, var
 
 
@@ -164,6 +171,14 @@ def apply(layers: Iterable, x: jax.Array) -> jax.Array:
     for layer in layers:
         x = apply(layer, x) if isinstance(layer, nnx.List) else layer(x)
     return x
+
+
+def branch_point(network: nnx.Module, x: jax.Array) -> None:
+    """Notes what goes into a network's last stage, `[batch, height, width, channels]`, as its early features.
+
+    They are the mean over the image, `[batch, channels]`; a method that asks for them finds them in `Outputs.early`.
+    """
+    setattr(network, "early", nnx.Intermediate(global_average_pool(x)))  # noqa: B010, no attribute of every Module
 
 
 def max_pool(x: jax.Array, size: int, *, strides: int, padding: int = 0) -> jax.Array:

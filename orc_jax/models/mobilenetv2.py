@@ -80,14 +80,27 @@ class MobileNetV2Half(nnx.Module):
         return apply(self.classifier, features), features
 
 
+def divisible(channels: float) -> int:
+    """The multiple of 8 that is nearest, and not more than a tenth less."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * channels else nearest
+
+
 class MobileNetV2(nnx.Module):
-    """torchvision's MobileNetV2 for ImageNet, width 1, without its dropout before the classifier.
+    """torchvision's MobileNetV2 for ImageNet, by default of width 1, without its dropout before the classifier.
 
     NOTE: torchvision trains it with a dropout of 0.2. In a pool the members' logits are targets for each other, and
     dropout would make them noisy; it has no parameters, so checkpoints are not concerned.
     """
 
-    def __init__(self, num_classes: int, *, image_shape: tuple[int, int, int] = (224, 224, 3), **given: Unpack[Given]):
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        width: float = 1.0,
+        image_shape: tuple[int, int, int] = (224, 224, 3),
+        **given: Unpack[Given],
+    ):
         layers = make_layers(**given)
 
         def block(in_features, features, expansion, strides):
@@ -97,15 +110,18 @@ class MobileNetV2(nnx.Module):
             project = unit(layers, inner, features, 1, relu6)[:2]
             return InvertedResidual([*expand, depthwise, *project], has_skip=strides == 1 and in_features == features)
 
-        sequence: list[nnx.Module] = [nnx.List(unit(layers, image_shape[-1], 32, 3, relu6, strides=2))]
-        in_features = 32
-        for expansion, features, count, _, stride in SETTINGS:
+        sequence: list[nnx.Module] = [
+            nnx.List(unit(layers, image_shape[-1], divisible(32 * width), 3, relu6, strides=2))
+        ]
+        in_features, last = divisible(32 * width), divisible(1280 * max(width, 1.0))
+        for expansion, channels, count, _, stride in SETTINGS:
+            features = divisible(channels * width)
             for i in range(count):
                 sequence.append(block(in_features, features, expansion, 1 if i else stride))
                 in_features = features
-        self.features = nnx.List([*sequence, nnx.List(unit(layers, in_features, 1280, 1, relu6))])
+        self.features = nnx.List([*sequence, nnx.List(unit(layers, in_features, last, 1, relu6))])
         self.classifier = nnx.List(
-            [lambda x: x, layers.linear(1280, num_classes, kernel_init=NORMAL, bias_init=ZEROS)]  # 0 is the dropout
+            [lambda x: x, layers.linear(last, num_classes, kernel_init=NORMAL, bias_init=ZEROS)]  # 0 is the dropout
         )
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -36,10 +36,12 @@ def make_network(
     dtype: str = "float32",
     axis_name: str | None = None,
     convolution: Callable = jax.lax.conv_general_dilated,
+    early: bool = False,
 ) -> Network:
     """The pure functions of a model, one of `MODELS` or of one's own; the arguments are the model's.
 
-    `convolution` takes the place of JAX's own in its layers; `orc_jax.models.conv` has those for pools.
+    `convolution` takes the place of JAX's own in its layers; `orc_jax.models.conv` has those for pools. With `early`,
+    `train` and `predict` give early features after the others (see `layers.branch_point`).
     """
     given = {"image_shape": image_shape, "dtype": jnp.dtype(dtype), "axis_name": axis_name}
 
@@ -65,19 +67,23 @@ def make_network(
         leaves = {paths[name]: leaf for name, leaf in (params | batch_stats).items()}
         return nnx.merge(graphdef, nnx.from_flat_state(leaves))
 
+    def outputs(network, images):
+        result = network(images)
+        return (*result, *jax.tree.leaves(nnx.pop(network, nnx.Intermediate))) if early else result
+
     def init(key):
         network = build(key)
         return flat(nnx.state(network, nnx.Param)), flat(nnx.state(network, nnx.BatchStat))
 
     def train(params, batch_stats, images):
         network = merge(training, params, batch_stats)
-        return network(images), flat(nnx.state(network, nnx.BatchStat))
+        return outputs(network, images), flat(nnx.state(network, nnx.BatchStat))
 
     def module(params, batch_stats):
         return merge(predicting, params, batch_stats)
 
     def predict(params, batch_stats, images):
-        return module(params, batch_stats)(images)
+        return outputs(module(params, batch_stats), images)
 
     return Network(init, train, predict, module)
 

@@ -8,21 +8,33 @@ stage's first block.
 Attribute names are those of the PyTorch state dicts: `conv1 bn1 layer1.0.conv1 ... layer2.0.downsample.0 ... fc`.
 """
 
+import functools
 from typing import Unpack
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from orc_jax.models.layers import Given, Layers, apply, global_average_pool, make_layers, max_pool
+from orc_jax.models.layers import (
+    Given,
+    Layers,
+    apply,
+    branch_point,
+    global_average_pool,
+    he_fan_in,
+    he_fan_out,
+    make_layers,
+    max_pool,
+)
 
 
 class Block(nnx.Module):
     """A residual block: two 3x3 convolutions ("basic"), or with `inner` features a bottleneck 1x1, 3x3, 1x1.
 
-    `shortcut` is the name of the attribute that holds the projection.
+    `shortcut` is the name of the attribute that holds the projection; a `padded` one has no parameters (option A).
     """
 
-    def __init__(self, layers: Layers, in_features, features, *, inner, strides, shortcut):
+    def __init__(self, layers: Layers, in_features, features, *, inner, strides, shortcut, padded=False):
         if inner is None:
             shapes = [(in_features, features, 3, strides), (features, features, 3, 1)]
         else:
@@ -32,7 +44,8 @@ class Block(nnx.Module):
             setattr(self, f"bn{i}", layers.norm(fan_out))
         projection = []  # none: the identity
         if strides != 1 or in_features != features:
-            projection = [layers.conv(in_features, features, 1, strides=strides), layers.norm(features)]
+            convolution = layers.conv(in_features, features, 1, strides=strides)
+            projection = [functools.partial(pad, features=features)] if padded else [convolution, layers.norm(features)]
         setattr(self, shortcut, nnx.List(projection))
         self.shortcut_name = shortcut
         self.depth = len(shapes)
@@ -44,6 +57,12 @@ class Block(nnx.Module):
         return nnx.relu(apply(getattr(self, self.shortcut_name), x) + y)
 
 
+def pad(x: jax.Array, *, features: int) -> jax.Array:
+    """Option A: every second pixel, and as many channels of zeros on both sides as are missing to `features`."""
+    side = (features - x.shape[-1]) // 2
+    return jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (side, side)))
+
+
 class ResNet(nnx.Module):
     """A residual network of three or four stages, all but the first of which halve the resolution.
 
@@ -53,6 +72,8 @@ class ResNet(nnx.Module):
         inner: channels inside the bottlenecks of each stage; () for basic blocks.
         stem: "small", a 3x3 convolution, or "large", a 7x7 convolution and a max-pool that each halve the resolution.
         shortcut, head: names of the attributes that hold the projections and the classifier.
+        padded: shortcuts without parameters (option A), and He's initial weights by fan-in, of the classifier too: as
+            the code of SwitOKD has it.
     """
 
     def __init__(
@@ -65,10 +86,11 @@ class ResNet(nnx.Module):
         stem: str = "small",
         shortcut: str = "downsample",
         head: str = "fc",
+        padded: bool = False,
         image_shape: tuple[int, int, int] = (32, 32, 3),
         **given: Unpack[Given],
     ):
-        layers = make_layers(**given)
+        layers = make_layers(kernel_init=he_fan_in if padded else he_fan_out, **given)
         kernel_size, strides = {"small": (3, 1), "large": (7, 2)}[stem]
         self.conv1 = layers.conv(image_shape[-1], widths[0], kernel_size, strides=strides)
         self.bn1 = layers.norm(widths[0])
@@ -83,10 +105,11 @@ class ResNet(nnx.Module):
                         inner=inner[i] if inner else None,
                         strides=2 if i and not j else 1,
                         shortcut=shortcut,
+                        padded=padded,
                     )
                 )
             setattr(self, f"layer{i + 1}", stage)
-        setattr(self, head, layers.linear(widths[-1], num_classes))
+        setattr(self, head, layers.linear(widths[-1], num_classes, kernel_init=he_fan_in if padded else None))
         self.stages = tuple(f"layer{i + 1}" for i in range(len(blocks)))
         self.head, self.stem = head, stem
 
@@ -95,6 +118,8 @@ class ResNet(nnx.Module):
         if self.stem == "large":
             x = max_pool(x, 3, strides=2, padding=1)
         for stage in self.stages:
+            if stage == self.stages[-1]:
+                branch_point(self, x)
             x = apply(getattr(self, stage), x)
         features = global_average_pool(x)
         return getattr(self, self.head)(features), features

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from orc_jax.models.layers import Given, Layers, apply, global_average_pool, make_layers, torch_default
+from orc_jax.models.layers import Given, Layers, apply, branch_point, global_average_pool, make_layers, torch_default
 
 
 def shuffle(x: jax.Array, groups: int) -> jax.Array:
@@ -104,8 +104,9 @@ class ShuffleV1(nnx.Module):
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = nnx.relu(self.bn1(self.conv1(images)))
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x = apply(stage, x)
+        x = apply(self.layer2, apply(self.layer1, x))
+        branch_point(self, x)
+        x = apply(self.layer3, x)
         features = global_average_pool(x)
         return self.linear(features), features
 
@@ -130,7 +131,8 @@ class ShuffleV2(nnx.Module):
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = nnx.relu(self.bn1(self.conv1(images)))
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x = apply(stage, x)
+        x = apply(self.layer2, apply(self.layer1, x))
+        branch_point(self, x)
+        x = apply(self.layer3, x)
         features = global_average_pool(nnx.relu(self.bn2(self.conv2(x))))
         return self.linear(features), features

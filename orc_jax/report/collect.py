@@ -19,7 +19,7 @@ from orc_jax.data.augment import normalize
 from orc_jax.data.types import Dataset, Images, Records, size
 from orc_jax.errors import UserError
 from orc_jax.evaluate import heads
-from orc_jax.losses import cross_entropy
+from orc_jax.losses import correct, cross_entropy
 from orc_jax.models.network import make_network, weight_shapes
 from orc_jax.pool import Pool, names_of
 from orc_jax.report import measures
@@ -185,7 +185,7 @@ def predictions(networks: Networks, max_examples: int) -> Predicted:
 
     def outputs_of(pool: Pool, images: jax.Array) -> tuple[jax.Array, ...]:
         out = predict(pool, images)
-        joint = ensemble(out) if ensemble else out.logits[0, :, :0]
+        joint = ensemble(pool, out) if ensemble else out.logits[0, :, :0]
         return jnp.moveaxis(out.logits, 0, 1), joint, *(_features(pool, out.features, m) for m in (0, pool.size - 1))
 
     outputs, labels = _on_evaluation_set(networks.run, max_examples, outputs_of, networks.pool)
@@ -259,7 +259,8 @@ def feedback(networks: Networks) -> Feedback:
         # in training mode, as in the iteration itself
         logits = forward(pool, normalize(images, setup.mean, setup.std)).logits
         losses = cross_entropy(logits, examples.labels)
-        return losses.mean(1), *hand_back(losses), images, examples.labels, logits
+        wrong = correct(logits, examples.labels) == 0.0
+        return losses.mean(1), *hand_back(losses, wrong), images, examples.labels, logits
 
     data = feed.resident(run.dataset.train, run.devices)
     opened = feed.training(run.dataset, run.config, run.devices, networks.step, networks.step + 1, run.method.views)

@@ -12,8 +12,21 @@ from orc_jax.report.page import Drawn, Part, Section, facts, table
 from orc_jax.workdir import metrics
 from orc_jax.workdir.comparison import Compared, Comparison
 
-COLUMNS = ("method", "last epoch", "over independent", "best epoch", "ensemble", "cost", "seconds")
-BASELINE = "independent"
+ALONE = "independent"
+
+
+def columns(comparison: Comparison) -> list[str]:
+    """The heads of the table."""
+    over = [f"over {comparison.baseline}"] if comparison.baseline else ["over"]
+    told = ["published"] if comparison.published else []
+    return ["method", "last epoch", *over, "best epoch", "ensemble", "cost", "seconds", *told]
+
+
+def subject(comparison: Comparison) -> str:
+    """What the runs are about."""
+    if comparison.published:
+        return "published rows"
+    return f"{comparison.config['student']} on {comparison.config['dataset']}"
 
 
 def percent(values: Sequence[float], sign: str = "") -> str:
@@ -23,9 +36,10 @@ def percent(values: Sequence[float], sign: str = "") -> str:
 
 
 def over_baseline(comparison: Comparison, method: str) -> list[float]:
-    """By how much a method's runs are better than the student alone with the same seed, of seeds that have both."""
-    alone = {run.seed: run.last for run in comparison.of(BASELINE)}
-    pairs = [(run.last, alone.get(run.seed)) for run in comparison.of(method) if method != BASELINE]
+    """By how much a method's runs are better than the baseline's with the same seed, of seeds that have both."""
+    base = comparison.baseline
+    alone = {run.seed: run.last for run in comparison.of(base)}
+    pairs = [(run.last, alone.get(run.seed)) for run in comparison.of(method) if method != base]
     return [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
 
 
@@ -38,19 +52,22 @@ def label(method: str, runs: Sequence[Compared]) -> str:
 
 
 def method_rows(comparison: Comparison) -> list[list[str]]:
-    """The table: a row of `COLUMNS` for each method, over its finished runs."""
+    """The table: a row of `columns` for each method, over its finished runs."""
     rows = []
     for method in comparison.methods:
         runs = comparison.of(method)
         done = [run for run in runs if run.is_finished]
+        told = [comparison.published.get(method, "")] if comparison.published else []
         if not done:
-            rows.append([label(method, runs), *[sections.NONE] * (len(COLUMNS) - 1)])
+            rows.append([label(method, runs), *[sections.NONE] * 6, *told])
             continue
         over = over_baseline(comparison, method)
         last, best, ensemble = (percent([getattr(run, of) for run in done]) for of in ("last", "best", "ensemble"))
         cost = f"{comparison.costs[method]:.1f}" if method in comparison.costs else sections.NONE
         seconds = f"{np.mean([run.seconds or 0.0 for run in done]):.0f}"
-        rows.append([label(method, runs), last, percent(over, "+") if over else "", best, ensemble, cost, seconds])
+        rows.append(
+            [label(method, runs), last, percent(over, "+") if over else "", best, ensemble, cost, seconds, *told]
+        )
     return rows
 
 
@@ -61,8 +78,7 @@ def figure(comparison: Comparison) -> figures.Figure:
         runs = comparison.of(method)
         done = [run for run in runs if run.is_finished]
         rows[label(method, runs)] = tuple([100 * getattr(run, of) for run in done] for of in ("last", "best"))
-    config = comparison.config
-    return figures.methods(f"Top-1 of {config['student']} on {config['dataset']}", rows)
+    return figures.methods(f"Top-1 of {subject(comparison)}", rows)
 
 
 def part(folder: Path, comparison: Comparison) -> Part:
@@ -88,9 +104,18 @@ def words(comparison: Comparison) -> list[str]:
             f"{config['eval_split']!r} of {config['dataset']}, over {sections.counted(len(done), 'seed')}."
         )
         over = over_baseline(comparison, first)
-        if first == BASELINE:
+        if comparison.published:
+            sentences = [f"{len(means)} published rows have a finished run; the table has their figures beside ours."]
+        elif first == comparison.baseline != ALONE:
+            sentences.append("It is what the others are measured by.")
+        elif over and comparison.baseline != ALONE:
+            sentences.append(
+                f"That is {percent(over, '+')} percentage points over {comparison.baseline}, with the same data, their "
+                "order, seeds and teacher."
+            )
+        elif first == ALONE:
             sentences.append("So no method makes it better here, on average, than it is alone.")
-        elif over:
+        elif over and comparison.baseline == ALONE:
             wins = sum(value > 0 for value in over)
             sentences.append(
                 f"That is {percent(over, '+')} percentage points over the same student trained alone, with the same "
@@ -138,7 +163,7 @@ def _methods(folder: Path, comparison: Comparison) -> Section:
     if series:
         curves = figures.curves("Target student: top-1", "%", series)
         drawn.append(Drawn("top1", curves, f"Top-1 over epochs with {', '.join(series)}"))
-    return Section("Methods", text, table(COLUMNS, method_rows(comparison), texts=1), tuple(drawn))
+    return Section("Methods", text, table(columns(comparison), method_rows(comparison), texts=1), tuple(drawn))
 
 
 def courses(folder: Path, comparison: Comparison) -> dict[str, tuple[list[int], list[float]]]:

@@ -186,12 +186,12 @@ def feedback(logged: Logged, networks: Networks) -> Section:
         rows.append((names[member], f"{handed.losses[s]:.4f}", int(handed.shares[s])))
         if handed.shares[s]:
             figure = figures.handed_back(handed, s, f"{names[member]}: {handed.shares[s]} handed back", class_names)
-            drawn.append(Drawn(f"feedback-{member}", figure, f"The hardest samples of {names[member]}"))
+            drawn.append(Drawn(f"feedback-{member}", figure, f"What {names[member]} hands back"))
     text = (
         f"The batch of the iteration after step {networks.step} as the students see it, {_augmented(networks)}. Each "
-        "hands back its hardest samples, and the weaker hand back more: their shares are a softmax over their losses. "
-        "Shown are at most 12 of each student, hardest first: above, the true class; below, what the student takes it "
-        "for (✓ if right)."
+        "hands back samples that it finds hard, and the weaker hand back more: their shares are a softmax over their "
+        "losses. Shown are at most 12 of each student, in the order in which they are chosen: above, the true class; "
+        "below, what the student takes it for (✓ if right)."
     )
     html = table(["student", "loss on the batch", "samples handed back"], rows, texts=1)
     return Section(title, text, html, tuple(drawn))

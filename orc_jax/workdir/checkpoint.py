@@ -187,7 +187,7 @@ def restore_networks(
     which: str,
     sharding: Sharding,
     own: Plugins,
-    heads: Mapping[str, Params] | None = None,
+    heads: Mapping[str, dict[str, Params]] | None = None,
     architectures: Collection[str] | None = None,
 ) -> Trained:
     """The networks of the run in `workdir`, which may be training, or imported weights.
@@ -205,7 +205,7 @@ def restore_networks(
     shape = {"num_classes": record.num_classes, "image_shape": record.image_shape}
     spec = make_spec(names, plugins.models(names, own), **shape, members=members)
     weights = jax.eval_shape(lambda: pool.init(spec, 0))
-    target: dict[str, Any] = {name: {"params": value} for name, value in (heads or {}).items()}
+    target: dict[str, Any] = dict(heads or {})
     target |= {name: {"params": params, "batch_stats": stats} for name, (params, stats) in weights.items()}
     while True:
         with open_manager(workdir, create=False) as manager:
@@ -217,7 +217,7 @@ def restore_networks(
                 if (workdir / CHECKPOINTS / str(step)).exists():
                     raise  # else training has put a newer one in its place
     stacks = {
-        name: StackState(params=of["params"], batch_stats=of.get("batch_stats", {}), opt_state=())
+        name: StackState(params=of.get("params", {}), batch_stats=of.get("batch_stats", {}), opt_state=())
         for name, of in arrays.items()
     }
     return Trained(record, step, Pool(spec=spec, stacks=stacks))

@@ -33,13 +33,17 @@ class Compared(NamedTuple):
 class Comparison(NamedTuple):
     """Runs that have in common all that their methods leave them."""
 
-    config: dict[str, Any]  # as given: method, seed and pool are those of the runs
+    config: dict[
+        str, Any
+    ]  # as given: method, seed and pool, or what was swept, are those of the runs; of rows the first
     runs: tuple[Compared, ...]
     costs: dict[str, float]  # by method: operations, in forward passes of the target student per training example
     command: str
     versions: dict[str, str]
     devices: tuple[str, ...]
     machine: dict[str, str] | None
+    baseline: str = "independent"  # what the others are measured by; "" is nothing
+    published: dict[str, str] = {}  # noqa: RUF012, never changed; by row: the figure that was published
 
     @property
     def methods(self) -> list[str]:

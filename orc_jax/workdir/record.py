@@ -124,6 +124,17 @@ def from_json(description: Mapping[str, Any]) -> Record:
     return Record(**{name: value for name, value in values.items() if name in Record._fields})
 
 
+def _as_meant(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of a run by the names that fields and values have now.
+
+    The `naive` target of KDCL was once the mean of the logits, which is called `mean` since the paper's own is built.
+    """
+    kdcl = stored.get("kdcl", {})
+    if kdcl.get("target") == "naive" and "held_out" not in kdcl:  # which came with it
+        return {**stored, "kdcl": {**kdcl, "target": "mean"}}
+    return stored
+
+
 def _completed(stored: Mapping[str, Any]) -> ConfigDict:
     def known(values: Mapping[str, Any], fields: ConfigDict) -> dict[str, Any]:
         return {
@@ -134,7 +145,7 @@ def _completed(stored: Mapping[str, Any]) -> ConfigDict:
 
     config = configs.default()
     with config.ignore_type():  # JSON knows no tuples
-        config.update(known(stored, config))
+        config.update(known(_as_meant(stored), config))
     if section := configs.own_section({"method": config.method, **stored}):
         config[section] = ConfigDict(stored[section])
     return config

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from orc_jax.compare import comparison
+from orc_jax.compare.variants import of_methods, of_rows, of_sweep
+from orc_jax.data import sets
 from orc_jax.errors import Interrupted, UserError
+from orc_jax.published import ROWS
 from orc_jax.report import figures
 from orc_jax.report.comparison_page import figure
 from orc_jax.report.write import write_report
@@ -22,6 +25,11 @@ from tests.report.reading import read
 
 pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
 METHODS = ["kd", "pcl", "independent"]
+
+
+def compare(config, methods, *rest):
+    """A comparison of methods."""
+    return comparison.compare(config, of_methods(config, methods), *rest)
 
 
 @pytest.fixture
@@ -39,7 +47,7 @@ def test_a_comparison(short, console, tmp_path, monkeypatch):
         train(resolved, folder, console, dataset=dataset)
 
     monkeypatch.setattr(comparison, "train", noted)
-    comparison.compare(short, METHODS, 2, tmp_path, console)
+    compare(short, METHODS, 2, tmp_path, console)
     names = {str(folder.relative_to(tmp_path)) for folder in trained}
     assert names == {f"{m}/seed_{s}" for m in [*METHODS, "pivot"] for s in (0, 1)}
     assert record.require(tmp_path / "kd" / "seed_1").config["seed"] == 1
@@ -74,14 +82,14 @@ def test_a_comparison(short, console, tmp_path, monkeypatch):
     assert there.costs.keys() == set(METHODS)
     # Once more: nothing is trained again. With one more seed, that alone.
     trained.clear()
-    comparison.compare(short, METHODS, 2, tmp_path, console)
+    compare(short, METHODS, 2, tmp_path, console)
     assert trained == []
-    comparison.compare(short, ["independent"], 3, tmp_path, console)
+    compare(short, ["independent"], 3, tmp_path, console)
     assert trained == [tmp_path / "independent" / "seed_2"]
     # Another budget does not go on with these runs.
     short.num_epochs = 2
     with pytest.raises(UserError, match=r"holds another run:\n  config.num_epochs: 1 there, 2 here"):
-        comparison.compare(short, ["independent"], 2, tmp_path, console)
+        compare(short, ["independent"], 2, tmp_path, console)
 
 
 @pytest.fixture
@@ -122,7 +130,7 @@ def test_a_run_that_fails_is_marked_and_the_others_go_on(short, console, tmp_pat
     failing["dml"] = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
     methods = ["kd", "dml", "independent"]
     with pytest.raises(UserError, match=r"^4 of 6 runs have failed: kd, seed 0 \(1_tiny_b has diverged: from step 3"):
-        comparison.compare(short, methods, 2, tmp_path, console)
+        compare(short, methods, 2, tmp_path, console)
     assert trained == [
         *("pivot/seed_0", "kd/seed_0", "dml/seed_0", "independent/seed_0"),
         *("pivot/seed_1", "kd/seed_1", "dml/seed_1", "independent/seed_1"),
@@ -142,7 +150,7 @@ def test_a_run_that_fails_is_marked_and_the_others_go_on(short, console, tmp_pat
     shown = read(write_report([tmp_path], None, "latest", 1, pytest.fail))
     assert "4 of 6 runs failed: kd, seed 0 (1_tiny_b has diverged: from step 3)" in shown.text
     trained.clear(), failing.clear()
-    table = comparison.compare(short, methods, 2, tmp_path, console)
+    table = compare(short, methods, 2, tmp_path, console)
     assert trained == ["kd/seed_0", "dml/seed_0", "kd/seed_1", "dml/seed_1"] and not table.failed
     assert "5 of 6 runs finished" in printed(console)
 
@@ -152,7 +160,7 @@ def test_without_their_teacher_runs_fail_at_once(short, console, tmp_path, stub,
     failing, trained = stub
     failing["pivot"] = UserError("it has diverged")
     with pytest.raises(UserError, match=r"2 of 3 runs have failed: kd, seed 0 .its teacher in .*seed_0: it has"):
-        comparison.compare(short, ["kd", "orc", "independent"], 1, tmp_path, console)
+        compare(short, ["kd", "orc", "independent"], 1, tmp_path, console)
     assert trained == ["pivot/seed_0", "independent/seed_0"]
 
 
@@ -161,7 +169,7 @@ def test_what_nobody_can_put_right_ends_the_comparison(short, console, tmp_path,
     for error in (ValueError("x"), jax.errors.JaxRuntimeError("y"), KeyboardInterrupt()):
         failing["independent"] = error
         with pytest.raises(type(error)):
-            comparison.compare(short, ["independent"], 1, tmp_path, console)
+            compare(short, ["independent"], 1, tmp_path, console)
 
 
 def test_a_stop_says_where_and_the_next_start_goes_on_there(short, console, tmp_path, stub, not_drawn):
@@ -170,14 +178,14 @@ def test_a_stop_says_where_and_the_next_start_goes_on_there(short, console, tmp_
     failing["dml"] = Interrupted("dml: stopped by SIGINT after step 2 of 5; the same command goes on from there", 130)
     text = "^run 2 of 3, dml, seed 0: dml: stopped by SIGINT after step 2 of 5; the same command goes on from there$"
     with pytest.raises(Interrupted, match=text) as caught:
-        comparison.compare(short, ["kd", "dml", "independent"], 1, tmp_path, console)
+        compare(short, ["kd", "dml", "independent"], 1, tmp_path, console)
     assert caught.value.status == 128 + signal.SIGINT
     states = [(run.is_finished, run.error) for run in records.read(tmp_path).runs]
     assert states == [(True, ""), (False, ""), (False, "")]
     shown = read(write_report([tmp_path], None, "latest", 1, pytest.fail))
     assert "2 of 3 runs are still to come." in shown.text
     trained.clear(), failing.clear()
-    comparison.compare(short, ["kd", "dml", "independent"], 1, tmp_path, console)
+    compare(short, ["kd", "dml", "independent"], 1, tmp_path, console)
     assert trained == ["dml/seed_0", "independent/seed_0"]
 
 
@@ -187,11 +195,11 @@ def test_costs_are_counted_once(short, console, tmp_path, stub, not_drawn, monke
     counted = []
     monkeypatch.setattr(comparison, "cost", lambda planned, dataset: counted.append(planned.method) or 7.0)
     for seeds in (1, 2):
-        comparison.compare(short, ["kd", "independent"], seeds, tmp_path, console)
+        compare(short, ["kd", "independent"], seeds, tmp_path, console)
         assert counted == ["kd", "independent"]
     short.eval_batch_size = 32
     (tmp_path / records.FILE).write_text((tmp_path / records.FILE).read_text()[:-9])
-    comparison.compare(short, ["kd"], 2, tmp_path, console)
+    compare(short, ["kd"], 2, tmp_path, console)
     assert counted == ["kd", "independent", "kd"]
 
 
@@ -200,14 +208,14 @@ def test_networks_of_ones_own(short, console, tmp_path, monkeypatch):
     with own_modules.lying_in(tmp_path, monkeypatch, mine=own_modules.NETWORKS):
         short.teacher, short.student, short.assistants = "mine:Big", "mine:Net", "copies"
         for _ in range(2):
-            comparison.compare(short, ["kd"], 1, tmp_path / "x", console)
+            compare(short, ["kd"], 1, tmp_path / "x", console)
         last = metrics.read(tmp_path / "x" / "kd" / "seed_0")[-1]
         assert {"eval/top1/0_mine:Big", "eval/top1/1_mine:Net"} <= last.keys()
         assert record.require(tmp_path / "x" / "pivot" / "seed_0").architectures == ("mine:Big",)
         text = (tmp_path / "x" / "compare.md").read_text()
         assert "Target student mine:Net on toy test." in text
         with pytest.raises(UserError, match=r"config.student='mine:Net' is not known"):
-            comparison.compare(short, ["pcl"], 1, tmp_path / "y", console)  # which has to know the last stage
+            compare(short, ["pcl"], 1, tmp_path / "y", console)  # which has to know the last stage
         assert not (tmp_path / "y").exists()
 
 
@@ -223,7 +231,7 @@ def taught(architectures, *, loud=False):
 """
     with own_modules.lying_in(tmp_path, monkeypatch, methods=method):
         short.log_to, short.method_options, short.num_networks, short.assistants = "", "loud=True", 2, ""
-        table = comparison.compare(short, ["methods:taught", "kd"], 1, tmp_path / "x", console)
+        table = compare(short, ["methods:taught", "kd"], 1, tmp_path / "x", console)
     assert [run.folder for run in table.runs] == ["methods.taught/seed_0", "kd/seed_0"] and not table.failed
     there = record.require(tmp_path / "x" / "methods.taught" / "seed_0")
     assert there.config["method"] == "methods:taught" and there.config["method_options"] == "loud=True"
@@ -232,3 +240,42 @@ def taught(architectures, *, loud=False):
     own_modules.forget("methods")
     shown = read(write_report([tmp_path / "x"], None, "latest", 1, pytest.fail))
     assert "methods:taught" in shown.cells and (tmp_path / "x" / "report" / "top1.png").exists()
+
+
+def test_a_sweep(short, console, tmp_path, stub, not_drawn):
+    """One teacher for all; the first is what the others are measured by."""
+    short.log_to = ""
+    swept = of_sweep(short, ["orc.intensive_samples=mixup,training"])
+    table = comparison.compare(short, swept, 2, tmp_path, console, baseline=swept[0].name)
+    _, trained = stub
+    assert trained == [
+        *("pivot/seed_0", "orc.intensive_samples=mixup/seed_0", "orc.intensive_samples=training/seed_0"),
+        *("pivot/seed_1", "orc.intensive_samples=mixup/seed_1", "orc.intensive_samples=training/seed_1"),
+    ]
+    lines = (tmp_path / "compare.md").read_text().splitlines()
+    assert (
+        "| method | last epoch | over orc.intensive_samples=mixup | best epoch | ensemble | cost | seconds |" in lines
+    )
+    line = next(line for line in lines if line.startswith("| orc.intensive_samples=training"))
+    assert line.split(" | ")[2] == "+0.00 ± 0.00"
+    assert records.read(tmp_path) == table and table.baseline == "orc.intensive_samples=mixup"
+    shown = read(write_report([tmp_path], None, "latest", 1, pytest.fail))
+    assert "It is what the others are measured by." in shown.text
+
+
+def test_rows_stand_beside_what_was_published(short, console, tmp_path, stub, not_drawn, monkeypatch):
+    """Each on its own set, which is read once where it stays the same; the same command trains nothing twice."""
+    loaded, toy = [], sets.load(short, print)
+    monkeypatch.setattr(sets, "load", lambda config, *rest, **options: loaded.append(config.dataset) or toy)
+    rows = of_rows(["kd/resnet56/resnet20", "pcl/cifar100/resnet32", "pcl/cifar10/resnet32"], {"log_to": ""})
+    told = {row.name: ROWS[row.name].text for row in rows}
+    for _ in range(2):
+        comparison.compare(rows[0].config, rows, 1, tmp_path, console, baseline="", published=told)
+    _, trained = stub
+    assert trained == ["kd.resnet56.resnet20/seed_0", "pcl.cifar100.resnet32/seed_0", "pcl.cifar10.resnet32/seed_0"]
+    assert "cifar10" in loaded and "cifar100" in loaded
+    text = (tmp_path / "compare.md").read_text()
+    assert "| kd/resnet56/resnet20 | 25.00 |  | 25.00 | 90.00 | 7.0 |" in text and "| 70.66 [A, last] |" in text
+    assert "| 74.14 ± 0.16 [B, ?] |" in text and text.startswith("Published rows.")
+    shown = read(write_report([tmp_path], None, "latest", 1, pytest.fail))
+    assert "3 published rows have a finished run" in shown.text

@@ -2,20 +2,24 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from orc_jax.config import resolve
 from orc_jax.data.augment import none
 from orc_jax.data.types import Images
-from orc_jax.methods import METHODS
+from orc_jax.methods import BRANCHED, METHODS
 from orc_jax.methods.base import Stage
 from orc_jax.methods.dgkd import stages
 from orc_jax.methods.orc import PROMOTED
 from orc_jax.methods.switokd import EXPERT_MODE
-from orc_jax.step import augment
-from orc_jax.testing import assert_devices_agree, build_run
+from orc_jax.parallel import DataParallel
+from orc_jax.run import build, values_of
+from orc_jax.step import augment, make_train_step
+from orc_jax.testing import assert_close, assert_devices_agree, build_run
 from orc_jax.workdir import metrics
-from tests.helpers import evaluate, printed, train
+from tests.helpers import evaluate, printed, stepper_of, train
 
 pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
 
@@ -24,7 +28,7 @@ def for_method(config, method):
     """A pool of three that the method can train, with images of which every member may see another crop."""
     config.method, config.num_networks, config.crop_padding = method, 3, 1
     config.teacher, config.assistants, config.student = "tiny_a", "tiny_b", "tiny_b"
-    if method == "pcl":
+    if method in BRANCHED:
         config.teacher = "tiny_b"
     return config
 
@@ -39,16 +43,19 @@ SAID = {
         "shares": (PROMOTED,),
         "stages": (PIVOT,),
         "spares": 2,
+        "values": ("temperature", "beta", "mixup_alpha", "pivot_lr_multiplier"),
     },
     "dgkd": {
         "roles": ("teacher", "assistant", "assistant", "target student"),
         "stages": stages("dgkd", 4),
         "frozen": (0, 1, 2),
+        "values": ("temperature", "lam"),
     },
     "takd": {
         "roles": ("teacher", "assistant", "assistant", "target student"),
         "stages": stages("takd", 4),
         "frozen": (0, 1, 2),
+        "values": ("temperature", "lam"),
     },
     "switokd": {
         "roles": ("teacher", "student", "student", "target student"),
@@ -56,18 +63,30 @@ SAID = {
         "shares": (EXPERT_MODE,),
     },
     "pcl": {"roles": ("peer", "peer", "peer", "target student"), "views": 4},
-    "kd": {"roles": ("teacher", "student", "student", "target student"), "stages": (PIVOT,), "frozen": (0,)},
+    "kd": {
+        "roles": ("teacher", "student", "student", "target student"),
+        "stages": (PIVOT,),
+        "frozen": (0,),
+        "values": ("temperature", "alpha"),
+    },
     "dml": {"roles": ("peer", "peer", "peer", "target student")},
-    "kdcl": {"roles": ("peer", "peer", "peer", "target student"), "views": 4},
+    "kdcl": {
+        "roles": ("peer", "peer", "peer", "target student"),
+        "views": 4,
+        "values": ("temperature", "lam"),
+    },
     "okddip": {"roles": ("auxiliary peer", "auxiliary peer", "auxiliary peer", "target student")},
+    "one": {"roles": ("peer", "peer", "peer", "target student"), "early": True},
+    "cl_ilr": {"roles": ("peer", "peer", "peer", "target student")},
     "independent": {"roles": ("member", "member", "member", "target student"), "spares": 2},
 }
 FUNCTIONS = {
-    "start": {"pcl", "okddip"},  # have heads
-    "ensemble": {"pcl"},  # has one of its own
+    "start": {"pcl", "okddip", "one", "cl_ilr"},  # have heads, or tie what they share
+    "ensemble": {"pcl", "one"},  # have one of their own
     "hand_back": {"orc"},  # has feedback samples
 }
 PLAIN = {"metrics": SCORES, "shares": (), "views": 1, "stages": (), "frozen": (), "spares": None}
+PLAIN |= {"held_out": None, "early": False, "values": ()}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -94,6 +113,32 @@ def test_what_follows_from_options():
     assert PROMOTED.adds_up and not EXPERT_MODE.adds_up
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name](["resnet20"] * 4).values])
+def test_runs_that_differ_in_values_share_one_program(method, config, toy):
+    """The program is the same text, and does what that with the values in it does."""
+    for_method(config, method)
+    options = METHODS[method](["tiny_a"] * 3).values
+    fields = [f"{method}.{option}" for option in options]
+    texts, ends = [], []
+    for factor in (1.0, 0.5):
+        config.learning_rate *= factor
+        for option in options:
+            config[method][option] *= factor
+        run = build(resolve(config, 1).with_values([*fields, "learning_rate", "seed"]), toy, jax.local_devices()[:1])
+        assert set(run.resolved.values) == {*fields, "learning_rate"}
+        step = make_train_step(run.setup, run.method.iterate, takes_values=True)
+        mapped = DataParallel(step, run.devices, donate=False)
+        plain = stepper_of(config, toy)
+        state, indices = plain.init(), np.arange(16, dtype=np.int32)[None]
+        given = (plain.data, jax.device_put(values_of(run), run.sharding))
+        texts.append(mapped.lower(state, given, indices).as_text())
+        ends.append(mapped(state, given, indices))
+        assert_close(ends[-1].stacks, plain(state, indices[0]).stacks, rtol=1e-5, atol=1e-6)
+    assert texts[0] == texts[1]
+    kernels = [end.stacks["tiny_b"].params["fc.kernel"][-1] for end in ends]
+    assert not np.array_equal(*kernels)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_training_and_evaluation_from_the_checkpoint(method, config, console, tmp_path):
     for_method(config, method)
@@ -102,7 +147,7 @@ def test_training_and_evaluation_from_the_checkpoint(method, config, console, tm
     result = json.loads((tmp_path / "run" / "evaluation_11.json").read_text())
     last = metrics.read(tmp_path / "run")[-1]
     rows = [*result["members"], {"name": "ensemble"} | result["ensemble"]]
-    if method == "pcl":
+    if method in BRANCHED:
         rows.append({"name": "mean"} | result["mean"])
         np.testing.assert_allclose(result["mean"]["top1"], np.mean([row["top1"] for row in result["members"]]))
     for row in rows:
@@ -117,6 +162,8 @@ DECIDING = {
     "kdcl": {"target": "linear"},
     "okddip": {"projection_divisor": 2, "rampup_fraction": 0.0},
     "pcl": {"rampup_fraction": 0.0},
+    "one": {},
+    "cl_ilr": {},
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 from orc_jax import config as configs
 from orc_jax.config import default, resolve
 from orc_jax.errors import UserError
-from orc_jax.methods import METHODS
+from orc_jax.methods import BRANCHED, METHODS
 
 # As the papers have them, or their authors' code; docs/methods.md says where neither tells. 80 of 300 epochs are
 # 0.2667 of a run.
@@ -16,6 +16,7 @@ DEFAULTS = {
         "beta": 0.5,
         "mixup_alpha": 1.0,
         "feedback_fraction": 1.0,
+        "feedback_rule": "hardest",
         "intensive_samples": "mixup",
         "intensive_teaching": True,
         "private_teaching": True,
@@ -27,18 +28,41 @@ DEFAULTS = {
         "pivot_lr_multiplier": 0.1,
     },
     "dgkd": {"temperature": 5.0, "lam": 1.0, "drop": 1, "kl_reduction": "sum"},
-    "takd": {"temperature": 5.0, "lam": 1.0},
-    "switokd": {"num_teachers": 1, "temperature": 1.0, "teacher_must_lead": True, "paused_statistics": "moved"},
-    "pcl": {"temperature": 3.0, "rampup_fraction": 0.2667, "ema_decay": 0.999, "own_augmentation": True},
+    "takd": {"temperature": 5.0, "lam": 1.0, "kl_reduction": "sum"},
+    "switokd": {
+        "num_teachers": 1,
+        "temperature": 1.0,
+        "teacher_must_lead": True,
+        "paused_statistics": "moved",
+        "exponent": "own",
+        "paused_step": "skipped",
+    },
+    "pcl": {
+        "temperature": 3.0,
+        "rampup_fraction": 0.2667,
+        "ema_decay": 0.999,
+        "own_augmentation": True,
+        "trunk_statistics": "mean",
+        "classifiers": "own",
+    },
     "kd": {"temperature": 4.0, "alpha": 0.9},
-    "dml": {"temperature": 1.0},
-    "kdcl": {"temperature": 2.0, "lam": 1.0, "target": "minlogit", "own_augmentation": True},
+    "dml": {"temperature": 1.0, "targets": "each", "target_gradient": False, "sequential": False},
+    "kdcl": {"temperature": 2.0, "lam": 1.0, "target": "minlogit", "own_augmentation": True, "held_out": 0.1},
     "okddip": {
         "temperature": 3.0,
         "weight": 1.0,
         "rampup_fraction": 0.2667,
         "projection_divisor": 8,
         "peers_follow_targets": True,
+    },
+    "one": {"temperature": 3.0, "weight": 1.0, "rampup_fraction": 0.0, "target_gradient": False},
+    "cl_ilr": {
+        "temperature": 2.0,
+        "label_weight": 0.5,
+        "weight": 0.5,
+        "rampup_fraction": 0.0,
+        "rescaling": True,
+        "target_gradient": False,
     },
     "independent": {},
 }
@@ -88,13 +112,35 @@ REFUSED = [
     ("kd", {"alpha": 1.5}, "config.kd.alpha=1.5: must be between 0 and 1"),
     ("kd", {"alpha": -0.5}, "config.kd.alpha=-0.5: must be between 0 and 1"),
     ("kdcl", {"lam": -1.0}, "config.kdcl.lam=-1.0: must be at least 0"),
-    ("kdcl", {"target": "general"}, "config.kdcl.target='general' is not known.*Accepted: minlogit, naive, linear"),
+    (
+        "kdcl",
+        {"target": "generals"},
+        "config.kdcl.target='generals'.*Did you mean general?.*minlogit, naive, naive_batch",
+    ),
+    ("kdcl", {"held_out": 0.0}, "config.kdcl.held_out=0.0: must be in"),
+    ("kdcl", {"held_out": 0.6}, "config.kdcl.held_out=0.6: must be in"),
+    ("dml", {"targets": "all"}, "config.dml.targets='all' is not known.*each, mean"),
+    ("takd", {"kl_reduction": "batchmean"}, "config.takd.kl_reduction='batchmean' is not known.*sum, mean"),
+    ("orc", {"feedback_rule": "hard"}, "config.orc.feedback_rule='hard'.*mean hardest?.*: hardest, misclassified"),
+    ("switokd", {"exponent": "mine"}, "config.switokd.exponent='mine' is not known.*own, code"),
+    ("switokd", {"exponent": "code"}, "config.switokd.exponent='code': that code is of three networks"),
+    ("switokd", {"paused_step": "skip"}, "config.switokd.paused_step='skip'.*mean skipped?.*: skipped, zero_loss"),
+    (
+        "switokd",
+        {"paused_step": "zero_loss", "paused_statistics": "kept"},
+        "config.switokd.paused_statistics='kept': a teacher that takes steps",
+    ),
     ("okddip", {"weight": -1.0}, "config.okddip.weight=-1.0: must be at least 0"),
     ("okddip", {"rampup_fraction": 2.0}, "config.okddip.rampup_fraction=2.0: must be between 0 and 1"),
     ("okddip", {"rampup_fraction": -0.1}, "config.okddip.rampup_fraction=-0.1: must be between 0 and 1"),
     ("okddip", {"projection_divisor": 0}, "config.okddip.projection_divisor=0: must be at least 1"),
     ("pcl", {"rampup_fraction": 2.0}, "config.pcl.rampup_fraction=2.0: must be between 0 and 1"),
     ("pcl", {"rampup_fraction": -0.1}, "config.pcl.rampup_fraction=-0.1: must be between 0 and 1"),
+    ("pcl", {"trunk_statistics": "all"}, "config.pcl.trunk_statistics='all' is not known.*mean, each"),
+    ("pcl", {"classifiers": "same"}, "config.pcl.classifiers='same' is not known.*own, equal"),
+    *((name, {"weight": -1.0}, f"config.{name}.weight=-1.0: must be at least 0") for name in ("one", "cl_ilr")),
+    *((name, {"rampup_fraction": 2.0}, f"config.{name}.rampup_fraction=2.0: must be") for name in ("one", "cl_ilr")),
+    ("cl_ilr", {"label_weight": -1.0}, "config.cl_ilr.label_weight=-1.0: must be at least 0"),
     ("pcl", {"ema_decay": 1.0}, r"config.pcl.ema_decay=1.0: must be in \[0, 1\)"),
     ("pcl", {"ema_decay": -0.1}, r"config.pcl.ema_decay=-0.1: must be in \[0, 1\)"),
 ]
@@ -104,7 +150,7 @@ def of_method(method, **fields):
     """The default pool of five, of which all methods can train."""
     config = default()
     config.method = method
-    if method == "pcl":
+    if method in BRANCHED:
         config.teacher, config.assistants = config.student, "copies"
     config.update(fields)
     return config
@@ -131,6 +177,8 @@ AT_THE_LIMIT = {
     "dml": [{"temperature": 1e-9}],
     "kdcl": [{"lam": 0.0}],
     "okddip": [{"weight": 0.0, "rampup_fraction": 0.0, "projection_divisor": 1}, {"rampup_fraction": 1.0}],
+    "one": [{"weight": 0.0, "rampup_fraction": 1.0}],
+    "cl_ilr": [{"weight": 0.0, "label_weight": 0.0, "rampup_fraction": 1.0}],
     "independent": [{}],
 }
 

@@ -31,8 +31,14 @@ VARIANTS = {
         {"order": "before", "temperature": 2.0, "beta": 0.3, "fraction": 0.4, "pivot_statistics": "batch"},
     ),
     "two temporary teachers, ensemble, feedback samples": (
-        {"num_temporary_teachers": 2, "teaching": "ensemble", "intensive_samples": "feedback"},
-        {"k": 2, "teaching": "ensemble"},
+        {
+            "num_temporary_teachers": 2,
+            "teaching": "ensemble",
+            "intensive_samples": "feedback",
+            "feedback_fraction": 0.7,
+            "feedback_rule": "misclassified",
+        },
+        {"k": 2, "teaching": "ensemble", "fraction": 0.7, "rule": "misclassified"},
     ),
     "fixed temporary teachers": ({"role_change": False}, {"fixed": (1,)}),
 }
@@ -198,7 +204,7 @@ def test_mix_ratio():
 @pytest.mark.parametrize(("fraction", "size"), [(1.0, 16), (0.5, 8), (0.4, 6), (0.47, 8), (0.001, 1)])
 def test_how_much_is_handed_back(fraction, size):
     losses = jax.random.uniform(jax.random.key(0), (3, 16))
-    shares, indices = orc(["a"] * 4, feedback_fraction=fraction).hand_back(losses)
+    shares, indices = orc(["a"] * 4, feedback_fraction=fraction).hand_back(losses, losses > 2.0)
     assert shares.sum() == size and indices.shape == (size,)
     assert indices[0] == losses[int(np.flatnonzero(shares)[0])].argmax()
 

@@ -9,7 +9,8 @@ import torch
 from orc_jax.config import default, resolve
 from orc_jax.errors import UserError
 from orc_jax.evaluate import evaluator
-from orc_jax.methods.pcl import ENSEMBLE, MEAN_TEACHERS, tie
+from orc_jax.methods.branches import tie
+from orc_jax.methods.pcl import ENSEMBLE, MEAN_TEACHERS, one_after_the_other
 from orc_jax.testing import assert_identical, assert_same_network
 from tests.helpers import stepper_of
 from tests.methods import torch_methods
@@ -80,10 +81,42 @@ def test_ties():
     """One value for all peers of what is shared; the rest, and the ensemble's classifier, stay as they are."""
     x = jnp.arange(6.0).reshape(3, 2)
     trees = {"net": {"conv1.kernel": x, "fc.kernel": x}, ENSEMBLE: {"conv1.kernel": x}}
-    tied = tie(trees, lambda name: name == "conv1.kernel", lambda x: x.sum(0, keepdims=True))
+    tied = tie(trees, ["net"], lambda name: name == "conv1.kernel", lambda x: x.sum(0, keepdims=True))
     np.testing.assert_array_equal(tied["net"]["conv1.kernel"], [[6.0, 9.0]] * 3)
     np.testing.assert_array_equal(tied["net"]["fc.kernel"], x)
     np.testing.assert_array_equal(tied[ENSEMBLE]["conv1.kernel"], x)
+
+
+def test_statistics_that_follow_each_batch():
+    """0.9 old + 0.1 of the batch, three times: `moved` is where each batch alone would have moved them."""
+    old, batches = 2.0, np.array([1.0, 5.0, -3.0])
+    moved = jnp.array(0.9 * old + 0.1 * batches)
+    expected = [old]
+    for batch in batches:
+        expected.append(0.9 * expected[-1] + 0.1 * batch)
+    result = one_after_the_other(jnp.full(3, old), moved)
+    np.testing.assert_allclose(result, expected[1:], rtol=1e-6)
+
+
+def test_as_the_reproduction_has_it(config, toy):
+    """Equal classifiers, and statistics that move once for each peer: further than by default."""
+    peers(config)
+    ends = {}
+    for statistics in ("mean", "each"):
+        config.pcl.trunk_statistics, config.pcl.classifiers = statistics, "equal"
+        stepper = stepper_of(config, toy)
+        start = stepper.init()
+        fc = start.stacks["tiny_b"].params["fc.kernel"]
+        np.testing.assert_array_equal(fc[0], fc[2])
+        ends[statistics] = stepper(start, np.arange(16, dtype=np.int32))
+    assert not np.array_equal(
+        start.stacks["tiny_b"].params["conv2.kernel"][0], start.stacks["tiny_b"].params["conv2.kernel"][2]
+    )
+    for name in ("tiny_b", MEAN_TEACHERS):
+        mean, each = (np.asarray(ends[kind].stacks[name].batch_stats["bn1.var"]) for kind in ("mean", "each"))
+        np.testing.assert_array_equal(each, each[:1].repeat(3, 0))
+        # towards the same batches, by 1 - 0.9^3 of the way and not by a tenth
+        np.testing.assert_allclose((1 - each) / (1 - mean), 2.71, rtol=0.1)
 
 
 def test_the_ensemble_is_its_classifier_on_the_features_of_all_peers(config, toy):

@@ -26,6 +26,12 @@ SWITCHES = {
         {"num_teachers": 2, "paused_statistics": "kept"},
     ),
     "1T2S": (("tiny_a", "tiny_b", "tiny_b"), (30.0, 1.0, 10.0), {"num_teachers": 1}),
+    "1T2S as in the code": (
+        ("tiny_a", "tiny_b", "tiny_b"),
+        (30.0, 1.0, 10.0),
+        {"num_teachers": 1, "exponent": "code", "paused_step": "zero_loss"},
+    ),
+    "2T1S as in the code": (("tiny_a", "tiny_a", "tiny_b"), (30.0, 3.0, 3.0), {"num_teachers": 2, "exponent": "code"}),
     "a teacher that need not lead": (
         ("tiny_a", "tiny_b", "tiny_b"),
         (3.0, 30.0, 10.0),
@@ -110,6 +116,17 @@ def test_equal_networks_do_not_lead():
     logits = log([[[3.0, 1.0]], [[3.0, 1.0]]])
     _, _, leads = switches(ALONE, logits, jnp.array([0]), 1)
     assert not leads.any()
+
+
+def test_the_exponent_of_the_authors_code():
+    """1T2S: both have the gaps of the second student; 2T1S: both have those of the first teacher."""
+    logits, labels = jax.random.normal(jax.random.key(1), (3, 6, 4)), jnp.arange(6) % 4
+    probs = np.asarray(jax.nn.softmax(logits))
+    d = np.abs(probs - np.eye(4)[labels]).sum(-1).mean(-1)
+    _, threshold, _ = switches(ALONE, logits, labels, 1, "code")
+    np.testing.assert_allclose(threshold, [d[1:] - np.exp(-d[0] / (d[0] + d[2])) * d[0]], rtol=1e-5)
+    _, threshold, _ = switches(ALONE, logits, labels, 2, "code")
+    np.testing.assert_allclose(threshold, d[2] - np.exp(-d[0] / (d[0] + d[2])) * d[:2, None], rtol=1e-5)
 
 
 def test_every_pair_has_its_own_switch():

@@ -93,8 +93,47 @@ def dml(nets, optimizers, views, y, temperature):
         step(optimizer, loss)
 
 
-def naive(zs, y):
+def dml_of_okddip(nets, optimizers, views, y, temperature, targets):
+    """One loss for all networks; targets pass gradients on."""
+    zs = [net(x)[0] for net, x in zip(nets, views, strict=True)]
+    term = lambda z, target: temperature**2 * kl(probs(target, temperature), probs(z, temperature))  # noqa: E731
+    total = sum(ce(z, y) for z in zs)
+    for i, z in enumerate(zs):
+        others = [other for j, other in enumerate(zs) if j != i]
+        if targets == "mean":
+            total = total + term(z, sum(others) / len(others))
+        else:
+            total = total + sum(term(z, other) for other in others) / len(others)
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    total.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def dml_in_turn(nets, optimizers, views, y, temperature, targets="each"):
+    """One network after the other; a second look moves no statistics."""
+    zs = [net(x)[0] for net, x in zip(nets, views, strict=True)]
+    newest = [z.detach() for z in zs]
+    for i, (net, optimizer, z) in enumerate(zip(nets, optimizers, zs, strict=True)):
+        others = [other for j, other in enumerate(newest) if j != i]
+        others = [sum(others) / len(others)] if targets == "mean" else others
+        step(optimizer, ce(z, y) + sum(kd_term(z, other, temperature) for other in others) / len(others))
+        with torch.no_grad():
+            newest[i] = copy.deepcopy(net)(views[i])[0]
+
+
+def mean(zs, y):
     return sum(zs) / len(zs)
+
+
+def naive(zs, y):
+    losses = torch.stack([-torch.log(probs(z)[range(len(y)), y]) for z in zs])
+    return torch.stack([zs[int(losses[:, b].argmin())][b] for b in range(len(y))])
+
+
+def naive_batch(zs, y):
+    return min(zs, key=lambda z: ce(z, y))
 
 
 def minlogit(zs, y):
@@ -110,7 +149,7 @@ def kdcl(nets, optimizers, views, y, temperature, lam, target):
         step(optimizer, loss)
 
 
-def expert_modes(zs, y, num_teachers, teacher_must_lead):
+def expert_modes(zs, y, num_teachers, teacher_must_lead, exponent="own"):
     """Who is in expert mode: {(teacher, student): bool}."""
     onehot = torch.eye(zs[0].shape[1])[y]
     l1 = lambda p, q: (p - q).abs().sum(1).mean().item()  # noqa: E731
@@ -119,18 +158,34 @@ def expert_modes(zs, y, num_teachers, teacher_must_lead):
     for i in range(num_teachers):
         for j in range(num_teachers, len(zs)):
             t, s = to_label[i], to_label[j]
-            delta = s - torch.exp(torch.tensor(-t / (s + t))).item() * t
+            t_e, s_e = t, s
+            if exponent == "code" and num_teachers == 1:  # 1T2S: always those of the second student
+                s_e = to_label[2]
+            if exponent == "code" and num_teachers == 2:  # 2T1S: always those of the first teacher
+                t_e = to_label[0]
+            delta = s - torch.exp(torch.tensor(-t_e / (s_e + t_e))).item() * t
             expert[i, j] = l1(probs(zs[i]), probs(zs[j])) > delta and (t < s or not teacher_must_lead)
     return expert
 
 
 def switokd(
-    nets, optimizers, views, y, num_teachers, temperature=1.0, teacher_must_lead=True, paused_statistics="moved"
+    nets,
+    optimizers,
+    views,
+    y,
+    num_teachers,
+    temperature=1.0,
+    teacher_must_lead=True,
+    paused_statistics="moved",
+    exponent="own",
+    paused_step="skipped",
 ):
     """Returns the expert modes, and what they would be if `teacher_must_lead` were the other way."""
     before = [copy.deepcopy(net.bn1.state_dict()) for net in nets]
     zs = [net(x)[0] for net, x in zip(nets, views, strict=True)]
-    expert, other = (expert_modes(zs, y, num_teachers, must) for must in (teacher_must_lead, not teacher_must_lead))
+    expert, other = (
+        expert_modes(zs, y, num_teachers, must, exponent) for must in (teacher_must_lead, not teacher_must_lead)
+    )
     teachers, students = range(num_teachers), range(num_teachers, len(nets))
     losses = {}
     for j in students:
@@ -140,6 +195,8 @@ def switokd(
         if learning:
             others = learning + [k for k in teachers if k != i]
             losses[i] = ce(zs[i], y) + sum(kd_term(zs[i], zs[j], temperature) for j in others)
+        elif paused_step == "zero_loss":
+            losses[i] = 0.0 * ce(zs[i], y)
         elif paused_statistics == "kept":
             nets[i].bn1.load_state_dict(before[i])
     for i, loss in losses.items():
@@ -216,14 +273,20 @@ class PCL:
         self.steps += 1
 
 
-def feedback(losses, size):
-    """How many samples each student hands back, and which, its hardest first; `losses` by student, each `[batch]`."""
+def feedback(losses, size, first=None):
+    """How many samples each student hands back, and which, its hardest first; `losses` by student, each `[batch]`.
+
+    `first` by student, each `[batch]`: which samples come before all others."""
     weights = torch.stack([loss.mean() for loss in losses]).exp()
     exact = size * weights / weights.sum()
     counts = exact.floor().int()
     for j in torch.argsort(counts - exact, stable=True)[: size - int(counts.sum())]:
         counts[j] += 1
-    handed = [torch.argsort(-loss, stable=True)[:n] for loss, n in zip(losses, counts, strict=True)]
+    first = first or [torch.zeros(len(loss), dtype=torch.bool) for loss in losses]
+    handed = []
+    for loss, early, n in zip(losses, first, counts.tolist(), strict=True):
+        order = sorted(range(len(loss)), key=lambda j, loss=loss, early=early: (not early[j], -loss[j].item()))
+        handed.append(torch.tensor(order[:n], dtype=torch.long))
     return counts, torch.cat(handed)
 
 
@@ -242,6 +305,7 @@ def orc(
     fraction=1.0,
     pivot_statistics="running",
     fixed=(),
+    rule="hardest",
 ):
     """Returns who was promoted, how many samples each student handed back, and the loss of the pivot teacher as it
     teaches. `lam` is the mix-up ratio."""
@@ -251,7 +315,8 @@ def orc(
     losses = {i: -torch.log(probs(seen[i])[range(len(y)), y]).detach() for i in students}
     promoted = [] if fixed else sorted(students, key=lambda i: losses[i].mean())[:k]
     rest = [i for i in students if i not in promoted]
-    counts, handed = feedback(list(losses.values()), max(1, round(fraction * len(y))))
+    wrong = [seen[i].argmax(1) != y for i in students] if rule == "misclassified" else None
+    counts, handed = feedback(list(losses.values()), max(1, round(fraction * len(y))), wrong)
     handed = torch.tensor([int(handed[i % len(handed)]) for i in range(len(y))])  # repeated if there are fewer
     # Intensive teaching.
     mixed = nets[0](lam * x + (1 - lam) * x[handed])[0]

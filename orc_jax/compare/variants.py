@@ -1,0 +1,142 @@
+"""What a comparison compares: methods, values of fields, or published rows. Each is a variant, with a config."""
+
+import ast
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from orc_jax import plugins, published
+from orc_jax.compare.runs import Variant
+from orc_jax.config import flat
+from orc_jax.errors import UserError, require_choice, unknown
+from orc_jax.methods import BRANCHED, METHODS
+
+# What differs from the config's pool, by method.
+POOLS = {
+    "independent": {"num_networks": 1},
+    "kd": {"num_networks": 2, "assistants": "ladder"},
+    "switokd": {"num_networks": 2, "assistants": "ladder"},
+    **{method: {"assistants": "copies"} for method in BRANCHED},  # and the student in place of the teacher
+}
+
+# Fields that make another teacher; runs that differ in one train theirs themselves.
+OF_THE_TEACHER = (
+    "teacher",
+    "dataset",
+    "data_dir",
+    "train_split",
+    "examples_per_class",
+    "mean",
+    "std",
+    "pretrain_epochs",
+)
+NOT_SWEPT = ("seed", "pivot_checkpoint", "method_options")
+
+
+def of_methods(config: ConfigDict, methods: Sequence[str]) -> list[Variant]:
+    """Every method with the pool of the config, or the one that it can train.
+
+    Raises:
+        UserError: for an unknown method.
+    """
+    for method in methods:
+        if not plugins.is_own(method):
+            require_choice("--methods", method, METHODS)
+    return [Variant(method, of_method(config, method)) for method in dict.fromkeys(methods)]
+
+
+def of_method(config: ConfigDict, method: str) -> ConfigDict:
+    """The config of a method: its pool is another where it has to be."""
+    config = config.copy_and_resolve_references()
+    config.method = method
+    config.update(POOLS.get(method, {}))
+    if method in BRANCHED:
+        config.teacher = config.student
+    if not plugins.is_own(method):
+        config.method_options = ""
+    return config
+
+
+def of_sweep(config: ConfigDict, sweeps: Sequence[str]) -> list[Variant]:
+    """Every combination of the values of some fields, each given as `field=value,value`; the first is the baseline.
+
+    Values with commas of their own stand in brackets: `lr_boundaries=(0.5,0.75),(0.3,0.6,0.9)`.
+
+    Raises:
+        UserError: for a field that there is not, or a value that does not fit it.
+    """
+    fields, choices = flat(config.to_dict()), []
+    for sweep in sweeps:
+        name, equals, values = sweep.partition("=")
+        name = name.strip().removeprefix("config.")
+        if name not in fields:
+            raise unknown("--sweep: field", name, fields)
+        if not equals or not values.strip() or name in NOT_SWEPT:
+            raise UserError(f"--sweep={sweep}: accepted is field=value,value of any field but {', '.join(NOT_SWEPT)}")
+        if name in [other for other, _ in choices]:
+            raise UserError(f"--sweep={sweep}: config.{name} is swept twice; give all its values at once")
+        choices.append((name, [(text, value_of(name, text, fields[name])) for text in split(values)]))
+    variants = []
+    for chosen in itertools.product(*(values for _, values in choices)):
+        names = [name for name, _ in choices]
+        changed = with_values(config, {name: value for name, (_, value) in zip(names, chosen, strict=True)})
+        label = ", ".join(f"{name}={text}" for name, (text, _) in zip(names, chosen, strict=True))
+        shares = not any(name in OF_THE_TEACHER or name.startswith("stream.") for name in names)
+        variants.append(Variant(label, changed, shares, tuple(names)))
+    return list({variant.name: variant for variant in variants}.values())
+
+
+def split(text: str) -> list[str]:
+    """Values between commas that stand in no brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def value_of(field: str, text: str, now: Any) -> Any:
+    """A value of the type that the field has."""
+    if isinstance(now, str):
+        return text
+    try:
+        value = ast.literal_eval(text.capitalize() if isinstance(now, bool) else text)
+    except (ValueError, SyntaxError):
+        value = None
+    if isinstance(now, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(now):
+        raise UserError(f"--sweep: config.{field}={text}: must be like {now!r}")
+    return value
+
+
+def with_values(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """A config with other values of some fields, by their dotted names."""
+    config = config.copy_and_resolve_references()
+    for name, value in values.items():
+        group, _, option = name.rpartition(".")
+        (config[group] if group else config)[option] = value
+        if option == "num_temporary_teachers":  # one field by two names
+            config.num_temporary_teachers = config.orc.num_temporary_teachers = value
+    return config
+
+
+def of_rows(names: Sequence[str], overrides: Mapping[str, Any]) -> list[Variant]:
+    """Published rows, by their names, or all that start so: `kd/`. Each has the teacher of its own recipe.
+
+    Raises:
+        UserError: if there is no such row.
+    """
+    found: list[str] = []
+    for name in names:
+        several = [row for row in published.ROWS if name.endswith("/") and row.startswith(name)]
+        if not several:
+            require_choice("--rows", name, published.ROWS)
+        found += several or [name]
+    configs = {name: with_values(published.config_of(name), overrides) for name in dict.fromkeys(found)}
+    return [Variant(name, config, shares_teacher=False) for name, config in configs.items()]
