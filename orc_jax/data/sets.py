@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from orc_jax.data import folder, tfds_sets
+from orc_jax.data import arrays, folder, tfds_sets
 from orc_jax.data.types import Dataset, Images, Records, size
 from orc_jax.errors import UserError, require, unknown
 from orc_jax.plugins import Plugins
 
+LOOKED_AT = 1000  # examples of a streamed set whose labels are looked at before training: a second or two
 # Published per-channel constants of images in [0, 1]. Of other sets in memory they are computed from the training
 # images; other sets that are streamed get ImageNet's.
 CONSTANTS = {
@@ -33,36 +34,23 @@ def from_arrays(
 ) -> Dataset:
     """A set in memory of arrays that are there already.
 
-    `train` and `test` are images, uint8 `[n, height, width, channels]`, and labels, integers in `[0, classes)`, `[n]`.
-    With a `config`, its constants and its number of examples per class hold, as for a set that it names.
+    `train` and `test` are images, uint8 `[n, height, width, channels]`, and labels, integers in `[0, classes)`, `[n]`
+    or `[n, 1]`. With a `config`, its constants and its number of examples per class hold, as for a set that it names.
 
     Raises:
         UserError: if the arrays are not of these shapes and types, labels are out of range, or the set does not fit the
             config.
     """
-    splits = []
-    for split, (images, labels) in (("train", train), ("test", test)):
-        images, labels = np.asarray(images), np.asarray(labels)
-        if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
-            raise UserError(
-                f"{split} images of {images.dtype} {list(images.shape)}: must be uint8 [n, height, width, channels]"
-            )
-        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-            raise UserError(f"{split} labels of {labels.dtype} {list(labels.shape)}: must be {len(images)} integers")
-        splits.append(Images(images, labels.astype(np.int32)))
-        _check_labels(name, splits[-1], class_names)
+    splits = [arrays.checked(split, *given) for split, given in (("train", train), ("test", test))]
+    for split, examples in zip(("train", "test"), splits, strict=True):
+        arrays.check_labels(f"{name} ({split})", examples.labels, len(class_names))
+    splits = [examples._replace(labels=examples.labels.astype(np.int32)) for examples in splits]
     if splits[0].images.shape[1:] != splits[1].images.shape[1:]:
         raise UserError(f"train and test images differ in shape: {[list(s.images.shape[1:]) for s in splits]}")
     if config is not None:
         return _fitted(config, name, class_names, *splits)
     mean, std = _computed_constants(splits[0].images)
     return Dataset(name, splits[0], splits[1], tuple(class_names), splits[0].images.shape[1:], mean, std)
-
-
-def _check_labels(name: str, split: Images, class_names: Sequence[str]) -> None:
-    low, high = split.labels.min(), split.labels.max()
-    if low < 0 or high >= len(class_names):
-        raise UserError(f"{name} has labels {low} to {high}, but only {len(class_names)} classes")
 
 
 def load(
@@ -86,8 +74,10 @@ def load(
     for field, split in (("train_split", train), ("eval_split", test)):
         if not size(split):
             raise UserError(f"config.{field}={config[field]!r} of {config.dataset} has no example")
-        if isinstance(split, Images):
-            _check_labels(config.dataset, split, class_names)
+        if not isinstance(split, folder.Records):  # whose labels are numbers of its folders
+            # Of a streamed set a look at some; each is looked at when it is read.
+            labels = split.labels if isinstance(split, Images) else split.some_labels(LOOKED_AT)
+            arrays.check_labels(f"config.{field}={config[field]!r} of {config.dataset}", labels, len(class_names))
     return _fitted(config, config.dataset, class_names, train, test, trains)
 
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from orc_jax.data import cifar_archives, decoded
 from orc_jax.data.decoded import Decoded
-from orc_jax.data.types import Images, Records
+from orc_jax.data.types import Images
 from orc_jax.errors import UserError
 from orc_jax.plugins import Plugins, is_own
 
@@ -31,21 +31,30 @@ class EncodedImages(NamedTuple):
     image_key: str
     label_key: str
     title: str
+    num_classes: int
 
     def __len__(self) -> int:
         return len(self.source)
 
     def read(self, i: int) -> tuple[bytes, int]:
-        """The encoded image and the label of example `i`."""
+        """The encoded image and the label of example `i`. Raises UserError if the label is no class."""
         example = self.source[int(i)]
-        return example[self.image_key], int(example[self.label_key])
+        label = int(example[self.label_key])
+        if not 0 <= label < self.num_classes:
+            raise UserError(f"{self.name(i)} has the label {label}: must be 0 to {self.num_classes - 1}")
+        return example[self.image_key], label
+
+    def some_labels(self, most: int) -> np.ndarray:
+        """Labels of at most so many examples, evenly spaced, as they are: int64 `[n]`."""
+        rows = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(int))
+        return np.array([self.source[int(i)][self.label_key] for i in rows], np.int64)
 
     def name(self, i: int) -> str:
         """What to call example `i` in a message."""
         return f"example {i} of {self.title}"
 
 
-def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | Records, Images | Records]:
+def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | EncodedImages, Images | EncodedImages]:
     """Names of the classes, training split and evaluation split of the set `config.dataset`, prepared if need be.
 
     A builder of a person's own is among `plugins`.
@@ -74,7 +83,7 @@ def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | 
 
 def _load(
     config: ConfigDict, plugins: Plugins
-) -> tuple[Sequence[str], Images | Records, Images | Records, Path | None]:
+) -> tuple[Sequence[str], Images | EncodedImages, Images | EncodedImages, Path | None]:
     """As `load`, and the folder of the set, if it is one of this machine. Imports TFDS, which takes its time."""
     import tensorflow_datasets as tfds
 
@@ -184,7 +193,7 @@ def _check_network(builder) -> None:
             raise OSError(f"no network, {host} cannot be found ({error})") from error
 
 
-def _open(builder: Any, split: str, image_key: str, label_key: str) -> Records:
+def _open(builder: Any, split: str, image_key: str, label_key: str) -> EncodedImages:
     """One split to be streamed."""
     import tensorflow_datasets as tfds
 
@@ -194,7 +203,8 @@ def _open(builder: Any, split: str, image_key: str, label_key: str) -> Records:
             "which cannot be read in any order; streaming needs it prepared as array_record"
         )
     source = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
-    return EncodedImages(source, image_key, label_key, f"{builder.info.full_name} {split}")
+    num_classes = builder.info.features[label_key].num_classes
+    return EncodedImages(source, image_key, label_key, f"{builder.info.full_name} {split}", num_classes)
 
 
 def _read(builder: Any, split: str, image_key: str, label_key: str) -> Images:
