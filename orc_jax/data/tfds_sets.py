@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from orc_jax.data import cifar_archives, decoded
 from orc_jax.data.decoded import Decoded
 from orc_jax.data.types import Images
-from orc_jax.errors import UserError
+from orc_jax.errors import UserError, unknown
 from orc_jax.plugins import Plugins, is_own
 
 ARRAY_RECORD = "array_record"  # the format that is read in any order, and without TensorFlow
@@ -77,7 +77,8 @@ def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | 
         streamed.append((names, train, test))
         return None
 
-    found = decoded.kept([config.dataset, where, config.train_split, config.eval_split], decode)
+    keys = [key for key in (config.image_key, config.label_key) if key]
+    found = decoded.kept([config.dataset, where, config.train_split, config.eval_split, *keys], decode)
     return streamed[0] if found is None else found[:3]
 
 
@@ -92,10 +93,10 @@ def _load(
     try:
         builder: Any = tfds.builder(name, **where)
     except tfds.core.DatasetNotFoundError:
-        near = difflib.get_close_matches(config.dataset, ["digits", "folder", *tfds.list_builders()], n=3)
+        near = difflib.get_close_matches(config.dataset, ["digits", "folder", "npz", *tfds.list_builders()], n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UserError(
-            f"config.dataset={config.dataset!r} is not known.{hint} Accepted: digits, folder, or any image "
+            f"config.dataset={config.dataset!r} is not known.{hint} Accepted: digits, folder, npz, or any image "
             "classification set of TFDS, such as cifar10, cifar100, mnist, fashion_mnist, svhn_cropped."
         ) from None
     except ImportError as error:
@@ -103,13 +104,9 @@ def _load(
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"config.dataset={config.dataset!r} cannot be opened: {error}") from error
     features = dict(builder.info.features.items())
-    keys = builder.info.supervised_keys or ("image", "label")
-    if len(keys) != 2 or not (
-        isinstance(features.get(keys[0]), tfds.features.Image)
-        and isinstance(features.get(keys[1]), tfds.features.ClassLabel)
-    ):
-        raise UserError(f"config.dataset={config.dataset!r} is not an image classification set: has {list(features)}")
-    image_key, label_key = keys
+    named = builder.info.supervised_keys or ()
+    image_key = _key(config, "image_key", features, tfds.features.Image, named)
+    label_key = _key(config, "label_key", features, tfds.features.ClassLabel, named)
     if features[image_key].np_dtype != np.uint8:
         raise UserError(f"config.dataset={config.dataset!r} has images of {features[image_key].np_dtype}, not of bytes")
     read = _open if None in features[image_key].shape else _read
@@ -129,6 +126,25 @@ def _load(
     folder = Path(os.fspath(builder.data_path))
     names = builder.info.features[label_key].names  # known once it is prepared
     return names, *splits, folder if folder.is_dir() else None
+
+
+def _key(config: ConfigDict, field: str, features: dict[str, Any], kind: type, named: Sequence[Any]) -> str:
+    """The feature that a field names, or the set itself, or the only one of its kind."""
+    fitting = [key for key, feature in features.items() if isinstance(feature, kind)]
+    usual = field.removesuffix("_key")
+    likely = [key for key in fitting if key in named] or [key for key in fitting if key == usual] or fitting
+    if config[field]:
+        if config[field] not in fitting:
+            raise unknown(f"config.{field}", config[field], fitting)
+        return config[field]
+    if not likely:
+        raise UserError(
+            f"config.dataset={config.dataset!r} is not an image classification set: has {list(features)}, of which "
+            f"none is a {kind.__name__}"
+        )
+    if len(likely) > 1:
+        raise UserError(f"config.dataset={config.dataset!r}: config.{field} must say which: {', '.join(likely)}")
+    return likely[0]
 
 
 def _name(dataset: str, plugins: Plugins) -> str:

@@ -37,6 +37,9 @@ class Dataset(NamedTuple):
     image_shape: tuple[int, int, int]  # (height, width, channels) as the networks get them
     mean: tuple[float, ...]  # per channel
     std: tuple[float, ...]
+    # Of a streamed set: its images are no larger than the networks' and small, so they are seen and cropped as those of
+    # sets in memory are.
+    whole: bool = False
 
     @property
     def num_classes(self) -> int:

@@ -117,7 +117,6 @@ def test_modes():
     rgba.putalpha(3)
     for image, kind, options, expected in [
         (Image.fromarray(grey * 257), "PNG", {}, np.stack([grey] * 3, -1)),
-        (Image.fromarray((grey * 257).astype(np.int32)), "TIFF", {}, np.stack([grey] * 3, -1)),
         (rgba, "PNG", {}, rgb),
         (palette, "PNG", {"transparency": bytes(8)}, palette.convert("RGB")),
         (rgb.convert("L"), "PNG", {}, rgb.convert("L").convert("RGB")),
@@ -135,7 +134,7 @@ def test_exif_orientation_is_not_applied():
 
 
 def test_far_too_many_pixels(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 14000)
     with pytest.raises(ValueError, match=r"30000 pixels\) exceeds limit"):
         decode.open_image(encode(picture(200, 150)))
 
