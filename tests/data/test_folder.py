@@ -108,3 +108,16 @@ def test_broken_files_are_named_before_training(alone, tmp_path, monkeypatch):
     (tmp_path / "train/a/fine.jpg").unlink()
     with pytest.raises(UserError, match=r"8 of 8 files cannot be used.*No image is left"):
         load(root, True)
+
+
+@pytest.mark.parametrize("alone", [100, 0])
+def test_damage_within_is_found_by_the_full_check(alone, tmp_path, monkeypatch):
+    monkeypatch.setitem(checks.ALONE, "full", alone)
+    broken = bytearray(encode(picture(60, 40), "PNG"))
+    broken[len(broken) // 2] ^= 1
+    root = make_tree(tmp_path, {"train/a/0.png": PNG, "train/a/1.png": bytes(broken), "val/a/0.jpg": JPEG})
+    assert len(load(root).train) == 2, "its beginning and its end are whole"
+    with pytest.raises(UserError, match=r"1 of 2 files cannot be used: .*train/a/1.png"):
+        load(root, check="full")
+    lines = []
+    assert len(load(root, True, lines.append, check="full").train) == 1 and "1.png" in lines[0]

@@ -1,12 +1,14 @@
 """Sets of images: the embedded digits, arrays, parts of a set, and the constants of its normalisation."""
 
+import jax
 import numpy as np
 import pytest
 
 from orc_jax import config as configs
-from orc_jax.data import sets, tfds_sets
+from orc_jax.data import feed, sets, tfds_sets
 from orc_jax.data.types import Images
 from orc_jax.errors import UserError
+from orc_jax.workdir.record import Record
 from tests.data.pictures import encode, picture
 
 
@@ -128,3 +130,41 @@ def test_a_folder_is_streamed(tmp_path):
     config.stream.skip_corrupt, config.batch_size, warnings = True, 7, []
     assert sets.load(config, warnings.append).num_train == 7
     assert len(warnings) == 1 and "0.jpg (empty file); left out" in warnings[0]
+
+
+def small_folder(root, size):
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(3):
+                (root / split / name / f"{i}.png").write_bytes(encode(picture(size, size, i), "PNG"))
+    config = config_for(dataset="folder", data_dir=str(root), eval_split="val", batch_size=6, eval_batch_size=6)
+    config.stream.update(image_size=32, num_workers=0)
+    return config
+
+
+def test_small_images_in_a_folder_are_evaluated_as_they_are(tmp_path):
+    """The tree of CIFAR gives what its set in memory gives."""
+    config = small_folder(tmp_path, 32)
+    dataset = sets.load(config, pytest.fail)
+    assert dataset.whole
+    with feed.evaluation(dataset, config, jax.local_devices()[:1]) as batches:
+        ((batch, _),) = batches
+    expected = [np.asarray(picture(32, 32, i % 3)) for i in range(6)]
+    np.testing.assert_array_equal(np.asarray(batch.images)[0], expected)
+    with feed.evaluation(dataset._replace(whole=False), config, jax.local_devices()[:1]) as batches:
+        ((cropped, _),) = batches
+    assert not np.array_equal(cropped.images, batch.images)
+    for change in ({"eval_crop": 0.8}, {"crop_area": (0.5, 1.0)}, {"image_size": 24}, {"image_size": 128}):
+        changed = small_folder(tmp_path, 32)
+        changed.stream.update(change)
+        assert not sets.load(changed, pytest.fail).whole
+
+
+def test_the_images_of_a_run_stay_as_they_were():
+    """A run from before small images were seen whole goes on with their centres; imported weights see what fits."""
+    record = Record({}, (), 2, (), 6, (32, 32, 3), (), (), None, {})
+    assert record.seen_whole(True) and record.seen_whole(False)
+    assert not record._replace(eval_crop=0.875).seen_whole(True)
+    imported = record._replace(imported={})
+    assert imported.seen_whole(True) and not imported.seen_whole(False)

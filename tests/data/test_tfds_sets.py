@@ -63,7 +63,47 @@ def tfds_dir(tmp_path_factory):
             data_dir=str(path),
             file_format=file_format,
         )
+    features = {"picture": tfds.features.Image(shape=(6, 5, 1)), "mask": tfds.features.Image(shape=(6, 5, 1))}
+    features |= {"kind": tfds.features.ClassLabel(names=["a", "b"])}
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="renamed",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={
+            split: [
+                (i, {"picture": np.full((6, 5, 1), i, np.uint8), "mask": np.zeros((6, 5, 1), np.uint8), "kind": i % 2})
+                for i in range(8)
+            ]
+            for split in ("train", "test")
+        },
+        data_dir=str(path),
+        file_format="array_record",
+    )
     return path
+
+
+def test_features_of_other_names(tfds_dir):
+    fields = {"dataset": "renamed", "data_dir": str(tfds_dir), "batch_size": 4}
+    for given, text in (
+        ({}, "config.image_key must say which: mask, picture"),
+        ({"image_key": "pictrue"}, "config.image_key='pictrue' is not known. Did you mean picture"),
+        ({"image_key": "picture", "label_key": "mask"}, "config.label_key='mask' is not known.* Accepted: kind"),
+    ):
+        with pytest.raises(UserError, match=text):
+            sets.load(config_for(**fields, **given), print)
+    dataset = sets.load(config_for(image_key="picture", **fields), print)
+    assert dataset.class_names == ("a", "b") and sorted(dataset.train.images[:, 0, 0, 0]) == list(range(8))
+    other = sets.load(config_for(image_key="mask", label_key="kind", **fields), print)
+    assert not other.train.images.any(), "not what was kept of the other feature"
+
+
+def test_a_full_check_of_a_streamed_set(tfds_dir, monkeypatch):
+    config = config_for(dataset="photos", data_dir=str(tfds_dir), eval_split="validation", batch_size=4)
+    config.stream.check = "full"
+    assert sets.load(config, print).num_train == 12
+    monkeypatch.setattr("orc_jax.data.decode.check_pixels", lambda image: (_ for _ in ()).throw(ValueError("broken")))
+    with pytest.raises(UserError, match=r"12 of 12 images cannot be used: example 0 of photos/1.0.0 train \(broken\)"):
+        sets.load(config, print)
 
 
 @pytest.mark.parametrize("name", ["grey_things", "grey_tfrecord"])
