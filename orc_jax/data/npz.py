@@ -26,7 +26,7 @@ def load(path: str, train_split: str, eval_split: str) -> tuple[list[str], Image
     if not os.path.isfile(path):
         raise UserError(f"config.data_dir={path!r}: must be a file of arrays, such as pathmnist.npz, and there is none")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             train, test = (
                 _split(file, field, split, path)
                 for field, split in (("train_split", train_split), ("eval_split", eval_split))
