@@ -14,6 +14,7 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from orc_jax import optim, plugins
+from orc_jax.data import fields
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
 from orc_jax.methods.base import Method, Stage
@@ -34,10 +35,13 @@ def default() -> ConfigDict:
     config.assistants = "ladder"  # "ladder", "copies" (of the student), or names: "resnet44,resnet32,resnet26"
 
     # Data.
-    config.dataset = "cifar100"  # "digits", "folder", any TFDS image classification set, or "my_module:MyBuilder"
-    config.data_dir = ""  # "" is TFDS_DATA_DIR, or TFDS's own default; of "folder", that with train/<class>/<image>
+    config.dataset = "cifar100"  # "digits", "folder", "npz", any TFDS image classification set, "my_module:MyBuilder"
+    config.data_dir = ""  # "" is TFDS_DATA_DIR, or TFDS's own; of "folder", that with train/<class>/<image>; or a .npz
     config.train_split = "train"  # TFDS syntax: "train[:45000]"; of "folder", the name of a folder
     config.eval_split = "test"
+    config.image_key = ""  # of TFDS: the feature that is the image; "" is the one that the set names, or its only one
+    config.label_key = ""
+    config.label_file = ""  # of "folder", where a split has no class folders: a file with the class of each image
     config.examples_per_class = 0  # of sets in memory: train on the first so many of each class; 0 is all
     config.mean = ()  # per channel, of images in [0, 1]; () is the set's published one, or computed
     config.std = ()
@@ -49,7 +53,10 @@ def default() -> ConfigDict:
         crop_area=(0.08, 1.0),  # smallest and largest share of the image that a random crop takes
         eval_crop=0.875,  # centre crop over the resized short side: 224 of 256
         num_workers=-1,  # processes that decode; -1 is one per core, 0 decodes in the main process
+        check="quick",  # of all images before training: "quick" (headers and ends of files), or "full" decodes each
         skip_corrupt=False,  # leave images out that cannot be decoded, with a warning, instead of stopping
+        skip_other_files=False,  # of "folder": leave files out that are no images
+        pixel_range=(),  # of more than 8 bits a channel: (black, white); () is (0, 65535) of 16 bits, and none of 32
     )
 
     # Optimisation.
@@ -323,13 +330,7 @@ def _check_values(config: ConfigDict) -> None:
     require("config.lr_boundaries", fractions, fine, "increasing fractions between 0 and 1")
     k, too = config.num_temporary_teachers, config.orc.num_temporary_teachers  # differ in a copy that was changed
     require("config.num_temporary_teachers", k, k == too, f"that of config.orc.num_temporary_teachers={too}")
-    stream = config.stream
-    require("config.stream.image_size", stream.image_size, stream.image_size > 0, "greater than 0")
-    require("config.stream.eval_crop", stream.eval_crop, 0 < stream.eval_crop <= 1, "in (0, 1]")
-    require("config.stream.num_workers", stream.num_workers, stream.num_workers >= -1, "-1 or more")
-    area = tuple(stream.crop_area)
-    fine = len(area) == 2 and 0 < area[0] <= area[1] <= 1
-    require("config.stream.crop_area", area, fine, "(smallest, largest) with 0 < smallest <= largest <= 1")
+    fields.check(config)
 
 
 def _check_method(resolved: Resolved) -> None:

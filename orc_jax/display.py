@@ -44,6 +44,23 @@ def unusual_sizes(run: Run) -> list[str]:
     return lines
 
 
+def about_images(run: Run) -> list[str]:
+    """Lines on what is known of streamed images before they are read, and on how they are cropped."""
+    dataset, stream, lines = run.dataset, run.config.stream, []
+    if dataset.is_streamed and stream.check == "quick":
+        looked_at = "the beginning and the end of each file" if dataset.name == "folder" else "labels alone"
+        lines.append(
+            f"note: of the images, {looked_at} were looked at; config.stream.check=full decodes all of them before "
+            "training, and names those that are damaged within"
+        )
+    if dataset.is_streamed and dataset.whole:
+        lines.append(
+            f"note: no image is larger than {stream.image_size} pixels: they are cropped after padding and evaluated "
+            "whole, as those of sets in memory are (config.crop_padding, not stream.crop_area and stream.eval_crop)"
+        )
+    return lines
+
+
 def epoch_line(run: Run, title: str, row: Row, timing: Row, width: int = ENDLESS) -> str:
     """The target student after an epoch, in a line of at most `width` columns."""
     name = run.spec.member_names[-1]

@@ -81,9 +81,12 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
     here = there._replace(config=json.loads(config.to_json()), architectures=resolved.architectures)
     record.require_evaluable(there, here, resolved.models, workdir)  # before anything is read
     with doing(console, f"reading {config.dataset}"):
-        dataset = sets.load(config, terminal.warner(console), resolved.plugins, trains=False)
+        dataset = sets.load(
+            config, terminal.warner(console), resolved.plugins, trains=False, class_names=there.class_names
+        )
     # normalised as in training, also where the constants were computed from another training split
-    run = build(resolved, dataset._replace(mean=there.mean, std=there.std), jax.local_devices())
+    whole = there.seen_whole(dataset.whole)
+    run = build(resolved, dataset._replace(mean=there.mean, std=there.std, whole=whole), jax.local_devices())
     record.require_evaluable(there, run.record(), resolved.models, workdir)
     with doing(console, "reading the checkpoint"):
         trained = checkpoint.restore_networks(workdir, there, which, run.sharding, resolved.plugins, heads(run))

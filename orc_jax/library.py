@@ -24,7 +24,7 @@ from rich.console import Console
 
 from orc_jax import training
 from orc_jax.config import Resolved, default, resolve
-from orc_jax.data import sets
+from orc_jax.data import arrays, sets
 from orc_jax.deploy.member import Member, classifier, load_member, network_of
 from orc_jax.errors import UserError
 from orc_jax.pool import names_of
@@ -76,7 +76,7 @@ def train(
     """
     resolved, dataset = config if isinstance(config, Resolved) else resolve(config), None
     if train_set is not None and test_set is not None:
-        names = class_names or [str(label) for label in range(int(np.max(train_set[1], initial=0)) + 1)]
+        names = class_names or arrays.class_names(arrays.checked("train", *train_set).labels)
         resolved = resolved.replace(dataset=ARRAYS)
         dataset = sets.from_arrays(ARRAYS, train_set, test_set, names, resolved.config)
     elif not (train_set is test_set is class_names is None):
@@ -151,7 +151,10 @@ class TrainedNetwork:
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
-            must = f"uint8 [n, {', '.join(map(str, self.image_shape))}]"
+            height, width, channels = self.image_shape
+            must = f"uint8 [n, {height}, {width}, {channels}]"
+            if images.shape[1:] == (channels, height, width):
+                must += "; of [n, channels, height, width]: images.transpose(0, 2, 3, 1)"
             raise UserError(f"images of {images.dtype} {list(images.shape)}: must be {must}")
         logits = np.zeros((len(images), self.member.num_classes), np.float32)
         part = np.zeros((min(BATCH, len(images)), *self.image_shape), np.uint8)  # of one size, so one compilation

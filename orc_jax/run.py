@@ -63,7 +63,7 @@ class Run(NamedTuple):
             image_shape=self.dataset.image_shape,
             mean=self.setup.mean,
             std=self.setup.std,
-            eval_crop=self.config.stream.eval_crop if self.dataset.is_streamed else None,
+            eval_crop=self.config.stream.eval_crop if self.dataset.is_streamed and not self.dataset.whole else None,
             versions=record.versions(),
             devices=tuple(device.device_kind for device in self.devices),
             command=record.command_line(),

@@ -54,6 +54,9 @@ def train(
     if dataset is None:
         with doing(console, f"reading {resolved.config.dataset}"):
             dataset = sets.load(resolved.config, warn, resolved.plugins)
+    there = record.read(workdir)
+    if there is not None:  # a run goes on with the images as they were
+        dataset = dataset._replace(whole=there.seen_whole(dataset.whole))
     with doing(console, "building the networks"):
         run = build(resolved, dataset, jax.local_devices())
         here, table = run.record(), display.pool_table(run)
@@ -66,7 +69,7 @@ def train(
     with locked(workdir), watched(warn) as stop:
         record.write(workdir, here)
         console.print(table)
-        for line in (*display.unusual_sizes(run), *_long(run, console)):
+        for line in (*display.unusual_sizes(run), *display.about_images(run), *_long(run, console)):
             warn(line)
         trained: dict[int, StackState] = {}
         for source in sources:

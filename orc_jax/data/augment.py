@@ -18,15 +18,24 @@ def of_memory(config: ConfigDict) -> Augmentation:
     return functools.partial(crop_and_flip, padding=config.crop_padding, flip=config.flip)
 
 
-def of_stream(config: ConfigDict) -> Callable[[bytes, np.random.Generator], np.ndarray]:
-    """That of a streamed set, which decodes as well, and which worker processes get a pickled copy of."""
-    size, area = config.stream.image_size, tuple(config.stream.crop_area)
-    return functools.partial(decode.random_resized_crop, size=size, area=area, flip=config.flip)
+def of_stream(config: ConfigDict, whole: bool) -> Callable[[bytes, np.random.Generator], np.ndarray]:
+    """That of a streamed set, which decodes as well, and which worker processes get a pickled copy of.
+
+    Small images are taken `whole`, see `orc_jax.data.types.Dataset`.
+    """
+    size, values = config.stream.image_size, tuple(config.stream.pixel_range)
+    given = {"size": size, "flip": config.flip, "values": values}
+    if whole:
+        return functools.partial(decode.padded_crop, padding=config.crop_padding, **given)
+    return functools.partial(decode.random_resized_crop, area=tuple(config.stream.crop_area), **given)
 
 
-def center_of_stream(config: ConfigDict) -> Callable[[bytes], np.ndarray]:
+def center_of_stream(config: ConfigDict, whole: bool) -> Callable[[bytes], np.ndarray]:
     """What an evaluation sees of a streamed set; worker processes get a pickled copy."""
-    return functools.partial(decode.resize_and_center_crop, size=config.stream.image_size, crop=config.stream.eval_crop)
+    size, values = config.stream.image_size, tuple(config.stream.pixel_range)
+    if whole:
+        return functools.partial(decode.resize, image_shape=(size, size, 3), values=values)
+    return functools.partial(decode.resize_and_center_crop, size=size, crop=config.stream.eval_crop, values=values)
 
 
 def in_words(config: ConfigDict, *, streamed: bool) -> str:

@@ -1,8 +1,9 @@
 """Encoded images to uint8 arrays: the random crops of training and the centre crop of evaluation.
 
 Worker processes import this module: NumPy and Pillow, no JAX. EXIF orientation is not applied, as torchvision does not
-either: an image is seen as its pixels are stored. For an image that cannot be decoded, all functions that do raise
-ValueError with a short reason.
+either: an image is seen as its pixels are stored, of several frames the first. For an image that cannot be decoded, all
+functions that do raise ValueError with a short reason. `values` are the black and the white of images of more than 8
+bits, see `orc_jax.data.deep`.
 """
 
 import contextlib
@@ -15,12 +16,18 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from orc_jax.data import deep
+from orc_jax.data.deep import Range
+
 RATIOS = (3 / 4, 4 / 3)  # width to height of a random crop
 TRIES = 10
+LONG = 16  # times its short side: from there on an image is cropped before it is scaled, which may round otherwise
+VIA = {"La": "LA", "RGBa": "RGBA"}  # modes that Pillow converts to RGB in two steps
 
-# For the whole process, because `warnings.catch_warnings` is not safe among threads. An image large enough to exhaust
-# the memory is refused. What Pillow finds odd about the metadata of a photo is of no use here, and ImageNet has a lot.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+# For the whole process, because `warnings.catch_warnings` is not safe among threads. Pillow warns from 89 megapixels on
+# and refuses from twice as many, 540 MB in RGB. What it finds odd about the metadata of a photo is of no use here, and
+# ImageNet has a lot.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
@@ -53,11 +60,19 @@ def check_pixels(image: Image.Image) -> None:
         image.load()
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Decodes to RGB: alpha is dropped, not composited; of 16 bits the upper 8 are kept, of a palette its colours."""
+def deep_values(image: Image.Image) -> deep.Values | None:
+    """As `orc_jax.data.deep.values`, for an image whose pixels are not decoded yet. Raises ValueError, too."""
     with _reasons():
-        if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+        return deep.values(image)
+
+
+def to_rgb(image: Image.Image, values: Range = ()) -> Image.Image:
+    """Decodes to RGB: alpha is dropped, not composited; of a palette its colours; grey of more bits by `values`."""
+    with _reasons():
+        if image.mode[0] in "IF":
+            return deep.to_grey(image, values).convert("RGB")
+        if image.mode in VIA:
+            image = image.convert(VIA[image.mode])
         elif image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         return image.convert("RGB")
@@ -89,7 +104,13 @@ def crop_box(rng: np.random.Generator, width: int, height: int, area: tuple[floa
 
 
 def random_resized_crop(
-    data: bytes, rng: np.random.Generator, size: int, area: tuple[float, float], flip: bool, draft: bool = True
+    data: bytes,
+    rng: np.random.Generator,
+    size: int,
+    area: tuple[float, float],
+    flip: bool,
+    draft: bool = True,
+    values: Range = (),
 ) -> np.ndarray:
     """A random part of an image, scaled to a square with antialiased bilinear interpolation, and perhaps mirrored.
 
@@ -109,7 +130,7 @@ def random_resized_crop(
     image = open_image(data)
     box = crop_box(rng, image.width, image.height, area)
     shrink = _draft(image, min(box[2] - box[0], box[3] - box[1]) // size) if draft else 1
-    image = to_rgb(image)
+    image = to_rgb(image, values)
     left, top, right, bottom = (edge / shrink for edge in box)
     image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
     if flip and rng.random() < 0.5:
@@ -126,8 +147,28 @@ def _draft(image: Image.Image, most: int) -> int:
         return shrink if image.draft(None, (image.width // shrink, image.height // shrink)) else 1
 
 
-def resize_and_center_crop(data: bytes, size: int, crop: float) -> np.ndarray:
-    """The centre of an image as torchvision's Resize and CenterCrop give it, exactly.
+def padded_crop(
+    data: bytes, rng: np.random.Generator, size: int, padding: int, flip: bool, values: Range = ()
+) -> np.ndarray:
+    """A random crop of the whole image, scaled to a square and padded with zeros, as sets in memory are cropped.
+
+    Args:
+        rng: where the randomness comes from.
+        size: width and height of the image and of the result, in pixels.
+        padding: pixels of padding on every side; 0 for no crop.
+        flip: mirror left and right with probability one half.
+
+    Returns:
+        uint8 `[size, size, 3]`.
+    """
+    image = resize(data, (size, size, 3), values)
+    top, left = rng.integers(2 * padding + 1, size=2)
+    image = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))[top : top + size, left : left + size]
+    return np.ascontiguousarray(image[:, ::-1] if flip and rng.random() < 0.5 else image)
+
+
+def resize_and_center_crop(data: bytes, size: int, crop: float, values: Range = ()) -> np.ndarray:
+    """The centre of an image as torchvision's Resize and CenterCrop give it, exactly; of very long ones up to rounding.
 
     Args:
         size: width and height of the result, in pixels.
@@ -136,14 +177,19 @@ def resize_and_center_crop(data: bytes, size: int, crop: float) -> np.ndarray:
     Returns:
         uint8 `[size, size, 3]`.
     """
-    image = to_rgb(open_image(data))
-    short = round(size / crop)
-    scale = [short if side == min(image.size) else int(short * side / min(image.size)) for side in image.size]
+    image = to_rgb(open_image(data), values)
+    short, least = round(size / crop), min(image.size)
+    scale = [short if side == least else int(short * side / least) for side in image.size]
     left, top = (round((side - size) / 2) for side in scale)
-    return np.asarray(image.resize(scale, Image.Resampling.BILINEAR).crop((left, top, left + size, top + size)))
+    box = (left, top, left + size, top + size)
+    if max(image.size) <= LONG * least:
+        return np.asarray(image.resize(scale, Image.Resampling.BILINEAR).crop(box))
+    x, y = (side / scaled for side, scaled in zip(image.size, scale, strict=True))
+    source = (left * x, top * y, (left + size) * x, (top + size) * y)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=source))
 
 
-def resize(data: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
+def resize(data: bytes, image_shape: tuple[int, int, int], values: Range = ()) -> np.ndarray:
     """A whole image scaled to `image_shape`, as a set in memory has them; one of that size keeps its pixels.
 
     Args:
@@ -153,7 +199,7 @@ def resize(data: bytes, image_shape: tuple[int, int, int]) -> np.ndarray:
         uint8 of `image_shape`.
     """
     height, width, channels = image_shape
-    image = to_rgb(open_image(data)).convert("L" if channels == 1 else "RGB")
+    image = to_rgb(open_image(data), values).convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(image_shape)

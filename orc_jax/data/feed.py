@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from orc_jax import parallel
 from orc_jax.data import augment, stream
 from orc_jax.data.batches import batch_indices, evaluation_batches
-from orc_jax.data.types import Batch, Dataset, Images, Records, size
+from orc_jax.data.types import Batch, Dataset, Images, size
 from orc_jax.parallel import Devices
 
 AHEAD = 2  # batches that are on their way to the devices while a step computes
@@ -54,7 +54,7 @@ def training(
         indices = (_own_share(batch_indices(config.seed, step, *size_of)) for step in range(first_step, num_steps))
         yield _on_their_way(indices, devices, calls)
         return
-    source = _streamed(dataset.train, config, num_steps, views)
+    source = _streamed(dataset, config, num_steps, views)
     source = dataclasses.replace(
         source, first_step=first_step, process_index=jax.process_index(), process_count=jax.process_count()
     )
@@ -63,14 +63,15 @@ def training(
         yield _on_their_way(images, devices, calls)
 
 
-def _streamed(records: Records, config: ConfigDict, num_steps: int, views: int) -> stream.TrainExamples:
+def _streamed(dataset: Dataset, config: ConfigDict, num_steps: int, views: int) -> stream.TrainExamples:
+    assert not isinstance(dataset.train, Images)
     return stream.TrainExamples(
-        records,
+        dataset.train,
         seed=config.seed,
         batch_size=config.batch_size,
         num_steps=num_steps,
         first_step=0,
-        augment=augment.of_stream(config),
+        augment=augment.of_stream(config, dataset.whole),
         skip_corrupt=config.stream.skip_corrupt,
         views=views,
     )
@@ -85,7 +86,7 @@ def first_examples(dataset: Dataset, config: ConfigDict, count: int, views: int)
     if isinstance(dataset.train, Images):
         rows = batch_indices(config.seed, 0, config.batch_size, dataset.num_train)[:count]
         return Images(dataset.train.images[rows], dataset.train.labels[rows])
-    source = _streamed(dataset.train, config, 1, views)
+    source = _streamed(dataset, config, 1, views)
     examples = [source[i] for i in range(count)]
     return Images(*(np.stack([example[name] for example in examples]) for name in ("image", "label")))
 
@@ -106,7 +107,7 @@ def evaluation(dataset: Dataset, config: ConfigDict, devices: Devices) -> Iterat
     source = stream.EvalExamples(
         dataset.test,
         batch_size=batch_size,
-        center=augment.center_of_stream(config),
+        center=augment.center_of_stream(config, dataset.whole),
         size=config.stream.image_size,
         skip_corrupt=config.stream.skip_corrupt,
         process_index=jax.process_index(),

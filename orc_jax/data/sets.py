@@ -1,7 +1,7 @@
-"""Image classification sets: the embedded digits, a folder of images, and any set of TFDS.
+"""Image classification sets: the embedded digits, a folder of images, a file of arrays, and any set of TFDS.
 
-Sets whose images are of one size are held in memory. A folder, and sets of TFDS whose images are of many sizes, such as
-ImageNet, are streamed: their images are read and decoded when a batch needs them.
+Arrays, and sets of TFDS whose images are of one size, are held in memory. A folder, and sets of TFDS whose images are
+of many sizes, such as ImageNet, are streamed: their images are read and decoded when a batch needs them.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from orc_jax.data import folder, tfds_sets
+from orc_jax.data import arrays, checks, folder, layout, npz, tfds_sets
 from orc_jax.data.types import Dataset, Images, Records, size
 from orc_jax.errors import UserError, require, unknown
 from orc_jax.plugins import Plugins
 
+SMALL = 96  # pixels up to which images that need not be made smaller are seen whole
+LOOKED_AT = 1000  # examples of a streamed set whose labels are looked at before training: a second or two
+USUAL_CROPS = ((0.08, 1.0), 0.875)  # the defaults of stream.crop_area and stream.eval_crop
 # Published per-channel constants of images in [0, 1]. Of other sets in memory they are computed from the training
 # images; other sets that are streamed get ImageNet's.
 CONSTANTS = {
@@ -33,62 +36,69 @@ def from_arrays(
 ) -> Dataset:
     """A set in memory of arrays that are there already.
 
-    `train` and `test` are images, uint8 `[n, height, width, channels]`, and labels, integers in `[0, classes)`, `[n]`.
-    With a `config`, its constants and its number of examples per class hold, as for a set that it names.
+    `train` and `test` are images, uint8 `[n, height, width, channels]`, and labels, integers in `[0, classes)`, `[n]`
+    or `[n, 1]`. With a `config`, its constants and its number of examples per class hold, as for a set that it names.
 
     Raises:
         UserError: if the arrays are not of these shapes and types, labels are out of range, or the set does not fit the
             config.
     """
-    splits = []
-    for split, (images, labels) in (("train", train), ("test", test)):
-        images, labels = np.asarray(images), np.asarray(labels)
-        if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
-            raise UserError(
-                f"{split} images of {images.dtype} {list(images.shape)}: must be uint8 [n, height, width, channels]"
-            )
-        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-            raise UserError(f"{split} labels of {labels.dtype} {list(labels.shape)}: must be {len(images)} integers")
-        splits.append(Images(images, labels.astype(np.int32)))
-        _check_labels(name, splits[-1], class_names)
+    splits = [arrays.checked(split, *given) for split, given in (("train", train), ("test", test))]
+    for split, examples in zip(("train", "test"), splits, strict=True):
+        arrays.check_labels(f"{name} ({split})", examples.labels, len(class_names))
+    splits = [examples._replace(labels=examples.labels.astype(np.int32)) for examples in splits]
     if splits[0].images.shape[1:] != splits[1].images.shape[1:]:
         raise UserError(f"train and test images differ in shape: {[list(s.images.shape[1:]) for s in splits]}")
     if config is not None:
-        return _fitted(config, name, class_names, *splits)
+        return _fitted(config, name, class_names, splits[0], splits[1])
     mean, std = _computed_constants(splits[0].images)
     return Dataset(name, splits[0], splits[1], tuple(class_names), splits[0].images.shape[1:], mean, std)
 
 
-def _check_labels(name: str, split: Images, class_names: Sequence[str]) -> None:
-    low, high = split.labels.min(), split.labels.max()
-    if low < 0 or high >= len(class_names):
-        raise UserError(f"{name} has labels {low} to {high}, but only {len(class_names)} classes")
-
-
 def load(
-    config: ConfigDict, warn: Callable[[str], None], plugins: Plugins | None = None, *, trains: bool = True
+    config: ConfigDict,
+    warn: Callable[[str], None],
+    plugins: Plugins | None = None,
+    *,
+    trains: bool = True,
+    class_names: Sequence[str] = (),
 ) -> Dataset:
     """The set that `config.dataset` names, prepared first if need be.
 
-    `warn` is told what `config.stream.skip_corrupt` leaves out of a folder. `plugins` has the builder of TFDS that
-    `config.dataset` names, if it is one of a person's own. What is not trained on need not fill a batch.
+    `warn` is told what is left out of a folder. `plugins` has the builder of TFDS that `config.dataset` names, if it is
+    one of a person's own. What is not trained on need not fill a batch, and of a folder it need not be there: its
+    classes are then `class_names`, those of the trained networks if these know them.
 
     Raises:
         UserError: if there is no such set, it is not one of images with one label each, it is neither prepared nor can
             be downloaded, or it does not fit the batch size or the constants.
     """
+    whole = False
     if config.dataset == "digits":
         class_names, train, test = _digits(config)
     elif config.dataset == "folder":
-        class_names, train, test = _folder(config, warn)
+        class_names, train, test, largest = _folder(config, warn, trains, class_names)
+        usual = (config.stream.crop_area, config.stream.eval_crop) == USUAL_CROPS
+        whole = usual and largest <= config.stream.image_size <= SMALL
+    elif config.dataset == "npz":
+        class_names, train, test = npz.load(config.data_dir, config.train_split, config.eval_split)
     else:
         class_names, train, test = tfds_sets.load(config, plugins or {})
+        if config.stream.check == "full":
+            _check_all(config, [split for split in (train, test) if not isinstance(split, Images)])
     for field, split in (("train_split", train), ("eval_split", test)):
         if not size(split):
             raise UserError(f"config.{field}={config[field]!r} of {config.dataset} has no example")
-        if isinstance(split, Images):
-            _check_labels(config.dataset, split, class_names)
-    return _fitted(config, config.dataset, class_names, train, test, trains)
+        if not isinstance(split, folder.Records):  # whose labels are numbers of its folders
+            # Of a streamed set a look at some; each is looked at when it is read.
+            labels = split.labels if isinstance(split, Images) else split.some_labels(LOOKED_AT)
+            arrays.check_labels(f"config.{field}={config[field]!r} of {config.dataset}", labels, len(class_names))
+    train, test = (_narrow(split) for split in (train, test))
+    return _fitted(config, config.dataset, class_names, train, test, trains)._replace(whole=whole)
+
+
+def _narrow(split: Images | Records) -> Images | Records:
+    return split._replace(labels=split.labels.astype(np.int32)) if isinstance(split, Images) else split
 
 
 def _fitted(
@@ -128,9 +138,25 @@ def _digits(config: ConfigDict) -> tuple[list[str], Images, Images]:
     return [str(digit) for digit in digits.target_names], splits[config.train_split], splits[config.eval_split]
 
 
-def _folder(config: ConfigDict, warn: Callable[[str], None]) -> tuple[Sequence[str], Records, Records]:
+def _folder(config: ConfigDict, warn: Callable[[str], None], trains: bool, class_names: Sequence[str]) -> folder.Folder:
     require("config.data_dir", repr(config.data_dir), bool(config.data_dir), "the folder with train/<class>/<image>")
-    return folder.load(config.data_dir, config.train_split, config.eval_split, config.stream.skip_corrupt, warn)
+    fields = {name: config.stream[name] for name in folder.Options._fields if name in config.stream}
+    options = folder.Options(label_file=config.label_file, **fields)
+    # Where nothing is trained, a training split tells at most the names of the classes.
+    train_split = config.train_split if trains else None
+    return folder.load(config.data_dir, train_split, config.eval_split, options, warn, class_names)
+
+
+def _check_all(config: ConfigDict, splits: Sequence[Any]) -> None:
+    """Decodes every image of streamed splits, and looks at every label."""
+    for split in splits:
+        seen = checks.look_at_all(split, config.stream.check)
+        broken = [f"{split.name(i)} ({one.defect})" for i, one in enumerate(seen) if one.defect]
+        if broken and not config.stream.skip_corrupt:
+            raise UserError(
+                f"config.dataset={config.dataset!r}: {len(broken)} of {len(split)} images cannot be used: "
+                f"{layout.first(broken)}. config.stream.skip_corrupt=True would leave them out"
+            )
 
 
 def _balanced(config: ConfigDict, train: Images | Records, class_names: Sequence[str]) -> Images:

@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 
 from orc_jax.data import cifar_archives, decoded
 from orc_jax.data.decoded import Decoded
-from orc_jax.data.types import Images, Records
-from orc_jax.errors import UserError
+from orc_jax.data.types import Images
+from orc_jax.errors import UserError, unknown
 from orc_jax.plugins import Plugins, is_own
 
 ARRAY_RECORD = "array_record"  # the format that is read in any order, and without TensorFlow
@@ -31,21 +31,30 @@ class EncodedImages(NamedTuple):
     image_key: str
     label_key: str
     title: str
+    num_classes: int
 
     def __len__(self) -> int:
         return len(self.source)
 
     def read(self, i: int) -> tuple[bytes, int]:
-        """The encoded image and the label of example `i`."""
+        """The encoded image and the label of example `i`. Raises UserError if the label is no class."""
         example = self.source[int(i)]
-        return example[self.image_key], int(example[self.label_key])
+        label = int(example[self.label_key])
+        if not 0 <= label < self.num_classes:
+            raise UserError(f"{self.name(i)} has the label {label}: must be 0 to {self.num_classes - 1}")
+        return example[self.image_key], label
+
+    def some_labels(self, most: int) -> np.ndarray:
+        """Labels of at most so many examples, evenly spaced, as they are: int64 `[n]`."""
+        rows = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(int))
+        return np.array([self.source[int(i)][self.label_key] for i in rows], np.int64)
 
     def name(self, i: int) -> str:
         """What to call example `i` in a message."""
         return f"example {i} of {self.title}"
 
 
-def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | Records, Images | Records]:
+def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | EncodedImages, Images | EncodedImages]:
     """Names of the classes, training split and evaluation split of the set `config.dataset`, prepared if need be.
 
     A builder of a person's own is among `plugins`.
@@ -68,13 +77,14 @@ def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | 
         streamed.append((names, train, test))
         return None
 
-    found = decoded.kept([config.dataset, where, config.train_split, config.eval_split], decode)
+    keys = [key for key in (config.image_key, config.label_key) if key]
+    found = decoded.kept([config.dataset, where, config.train_split, config.eval_split, *keys], decode)
     return streamed[0] if found is None else found[:3]
 
 
 def _load(
     config: ConfigDict, plugins: Plugins
-) -> tuple[Sequence[str], Images | Records, Images | Records, Path | None]:
+) -> tuple[Sequence[str], Images | EncodedImages, Images | EncodedImages, Path | None]:
     """As `load`, and the folder of the set, if it is one of this machine. Imports TFDS, which takes its time."""
     import tensorflow_datasets as tfds
 
@@ -83,10 +93,10 @@ def _load(
     try:
         builder: Any = tfds.builder(name, **where)
     except tfds.core.DatasetNotFoundError:
-        near = difflib.get_close_matches(config.dataset, ["digits", "folder", *tfds.list_builders()], n=3)
+        near = difflib.get_close_matches(config.dataset, ["digits", "folder", "npz", *tfds.list_builders()], n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UserError(
-            f"config.dataset={config.dataset!r} is not known.{hint} Accepted: digits, folder, or any image "
+            f"config.dataset={config.dataset!r} is not known.{hint} Accepted: digits, folder, npz, or any image "
             "classification set of TFDS, such as cifar10, cifar100, mnist, fashion_mnist, svhn_cropped."
         ) from None
     except ImportError as error:
@@ -94,13 +104,9 @@ def _load(
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"config.dataset={config.dataset!r} cannot be opened: {error}") from error
     features = dict(builder.info.features.items())
-    keys = builder.info.supervised_keys or ("image", "label")
-    if len(keys) != 2 or not (
-        isinstance(features.get(keys[0]), tfds.features.Image)
-        and isinstance(features.get(keys[1]), tfds.features.ClassLabel)
-    ):
-        raise UserError(f"config.dataset={config.dataset!r} is not an image classification set: has {list(features)}")
-    image_key, label_key = keys
+    named = builder.info.supervised_keys or ()
+    image_key = _key(config, "image_key", features, tfds.features.Image, named)
+    label_key = _key(config, "label_key", features, tfds.features.ClassLabel, named)
     if features[image_key].np_dtype != np.uint8:
         raise UserError(f"config.dataset={config.dataset!r} has images of {features[image_key].np_dtype}, not of bytes")
     read = _open if None in features[image_key].shape else _read
@@ -120,6 +126,25 @@ def _load(
     folder = Path(os.fspath(builder.data_path))
     names = builder.info.features[label_key].names  # known once it is prepared
     return names, *splits, folder if folder.is_dir() else None
+
+
+def _key(config: ConfigDict, field: str, features: dict[str, Any], kind: type, named: Sequence[Any]) -> str:
+    """The feature that a field names, or the set itself, or the only one of its kind."""
+    fitting = [key for key, feature in features.items() if isinstance(feature, kind)]
+    usual = field.removesuffix("_key")
+    likely = [key for key in fitting if key in named] or [key for key in fitting if key == usual] or fitting
+    if config[field]:
+        if config[field] not in fitting:
+            raise unknown(f"config.{field}", config[field], fitting)
+        return config[field]
+    if not likely:
+        raise UserError(
+            f"config.dataset={config.dataset!r} is not an image classification set: has {list(features)}, of which "
+            f"none is a {kind.__name__}"
+        )
+    if len(likely) > 1:
+        raise UserError(f"config.dataset={config.dataset!r}: config.{field} must say which: {', '.join(likely)}")
+    return likely[0]
 
 
 def _name(dataset: str, plugins: Plugins) -> str:
@@ -184,7 +209,7 @@ def _check_network(builder) -> None:
             raise OSError(f"no network, {host} cannot be found ({error})") from error
 
 
-def _open(builder: Any, split: str, image_key: str, label_key: str) -> Records:
+def _open(builder: Any, split: str, image_key: str, label_key: str) -> EncodedImages:
     """One split to be streamed."""
     import tensorflow_datasets as tfds
 
@@ -194,7 +219,8 @@ def _open(builder: Any, split: str, image_key: str, label_key: str) -> Records:
             "which cannot be read in any order; streaming needs it prepared as array_record"
         )
     source = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
-    return EncodedImages(source, image_key, label_key, f"{builder.info.full_name} {split}")
+    num_classes = builder.info.features[label_key].num_classes
+    return EncodedImages(source, image_key, label_key, f"{builder.info.full_name} {split}", num_classes)
 
 
 def _read(builder: Any, split: str, image_key: str, label_key: str) -> Images:

@@ -42,6 +42,9 @@ class Dataset(NamedTuple):
     mean: tuple[float, ...]  # per channel
     std: tuple[float, ...]
     held_out: Images | None = None  # of the training set, if a method asks for it: not trained on
+    # Of a streamed set: its images are no larger than the networks' and small, so they are seen and cropped as those of
+    # sets in memory are.
+    whole: bool = False
 
     @property
     def num_classes(self) -> int:

@@ -36,6 +36,7 @@ class Member(NamedTuple):
     mean: tuple[float, ...]  # per channel, of images in [0, 1]
     std: tuple[float, ...]
     crop: float | None  # share of an image's short side that evaluation keeps; None: the whole image, resized
+    pixel_range: tuple[float, ...] = ()  # black and white of images of more than 8 bits; (): that of their mode
 
     def image(self, data: bytes) -> np.ndarray:
         """An encoded image as evaluation sees it: uint8 of `image_shape`.
@@ -44,8 +45,8 @@ class Member(NamedTuple):
             ValueError: with a short reason, if it cannot be decoded.
         """
         if self.crop is None:
-            return resize(data, self.image_shape)
-        return resize_and_center_crop(data, self.image_shape[0], self.crop)
+            return resize(data, self.image_shape, self.pixel_range)
+        return resize_and_center_crop(data, self.image_shape[0], self.crop, self.pixel_range)
 
 
 def load_member(workdir: Path, which_member: str, which_checkpoint: str, own: Sequence[str] = ()) -> Member:
@@ -77,6 +78,7 @@ def load_member(workdir: Path, which_member: str, which_checkpoint: str, own: Se
         mean=there.mean,
         std=there.std,
         crop=there.eval_crop,
+        pixel_range=tuple(there.fields.stream.pixel_range),
     )
 
 

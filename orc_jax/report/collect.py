@@ -135,7 +135,7 @@ def load(logged: Logged, warn: Callable[[str], None]) -> Dataset:
         raise UserError(f"{dataset.name} has other classes now than when the run in {logged.workdir} was started")
     if tuple(dataset.image_shape) != record.image_shape:
         raise UserError(f"{dataset.name} has images of another size now than the run in {logged.workdir}")
-    return dataset._replace(mean=record.mean, std=record.std)
+    return dataset._replace(mean=record.mean, std=record.std, whole=record.seen_whole(dataset.whole))
 
 
 def restore(logged: Logged, dataset: Dataset, which: str) -> Networks:

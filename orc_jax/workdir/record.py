@@ -41,6 +41,9 @@ FREE_FIELDS = (
     "on_divergence",
     "remat",
     "stream.num_workers",
+    "stream.check",
+    "stream.skip_other_files",
+    "label_file",
 )
 # What must agree for a checkpoint to be evaluated, and what describes its pool.
 EVALUATED_FIELDS = ("method", "dataset", "dtype")
@@ -70,6 +73,10 @@ class Record(NamedTuple):
     def fields(self) -> ConfigDict:
         """The config, as a config again."""
         return _completed(self.config)
+
+    def seen_whole(self, whole: bool) -> bool:
+        """Whether images of a streamed set are seen whole, if they are here: as when the run was started."""
+        return self.eval_crop is None and (whole or self.imported is None)
 
     def fits(self, model: Model, image_shape: tuple[int, int, int]) -> bool:
         """Whether a network of this run has the parameters for images of `image_shape`."""
@@ -241,11 +248,16 @@ def require_evaluable(there: Record, here: Record, models: Mapping[str, Model], 
 
 def _differing_fields(there: Record, here: Record, fields: Iterable[str]) -> list[str]:
     values, others = configs.flat(here.config), configs.flat(there.config)
-    differing = [field for field in sorted(fields) if values[field] != others.get(field)]
+    differing = [field for field in sorted(fields) if _meant(field, values[field]) != _meant(field, others.get(field))]
     lines = [f"  config.{field}: {others.get(field)!r} there, {values[field]!r} here" for field in differing]
     if there.architectures != here.architectures:
         lines.append(f"  pool: {', '.join(there.architectures)} there, {', '.join(here.architectures)} here")
     return lines
+
+
+def _meant(field: str, value: Any) -> Any:
+    """A value of a field, or what it stands for where it is left out, as by runs from before that field."""
+    return [0, 65535] if field == "stream.pixel_range" and value in ([], ()) else value
 
 
 def _differing_data(there: Record, here: Record, names: Iterable[str]) -> list[str]:

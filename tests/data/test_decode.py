@@ -117,7 +117,6 @@ def test_modes():
     rgba.putalpha(3)
     for image, kind, options, expected in [
         (Image.fromarray(grey * 257), "PNG", {}, np.stack([grey] * 3, -1)),
-        (Image.fromarray((grey * 257).astype(np.int32)), "TIFF", {}, np.stack([grey] * 3, -1)),
         (rgba, "PNG", {}, rgb),
         (palette, "PNG", {"transparency": bytes(8)}, palette.convert("RGB")),
         (rgb.convert("L"), "PNG", {}, rgb.convert("L").convert("RGB")),
@@ -135,7 +134,7 @@ def test_exif_orientation_is_not_applied():
 
 
 def test_far_too_many_pixels(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 14000)
     with pytest.raises(ValueError, match=r"30000 pixels\) exceeds limit"):
         decode.open_image(encode(picture(200, 150)))
 
@@ -159,3 +158,37 @@ def test_resize_keeps_the_pixels_of_an_image_of_that_size():
     smaller = decode.resize(encode(image, "PNG"), (5, 4, 3))
     assert smaller.shape == (5, 4, 3) and smaller.dtype == np.uint8
     np.testing.assert_allclose(smaller, resample(image, (0, 0, 12, 9), (5, 4)), atol=1.5)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_very_long_image_is_cropped_before_it_is_scaled(turned, monkeypatch):
+    """Else 16000x2 pixels would become two million by 256."""
+    image = picture(1700, 40)
+    image = image.transpose(Image.Transpose.ROTATE_90) if turned else image
+    cropped = decode.resize_and_center_crop(encode(image, "PNG"), 64, 0.875)
+    monkeypatch.setattr(decode, "LONG", 1000)
+    exact = decode.resize_and_center_crop(encode(image, "PNG"), 64, 0.875)
+    assert np.abs(cropped.astype(int) - exact).max() <= 1
+    monkeypatch.setattr(decode, "LONG", 16)
+    largest = []
+    resize = Image.Image.resize
+
+    def noted(self, size, *args, **options):
+        largest.append(max(size))
+        return resize(self, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    assert decode.resize_and_center_crop(encode(Image.new("RGB", (16000, 2)), "PNG"), 224, 0.875).shape == (224, 224, 3)
+    assert largest == [224]
+
+
+def test_a_padded_crop_is_a_window_of_the_padded_image():
+    image = np.asarray(picture(8, 8))
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+    windows = {padded[y : y + 8, x : x + 8].tobytes() for y in range(5) for x in range(5)}
+    data = encode(Image.fromarray(image), "PNG")
+    seen = {decode.padded_crop(data, np.random.default_rng(i), 8, 2, False).tobytes() for i in range(200)}
+    assert seen <= windows and len(seen) > 20
+    assert decode.padded_crop(data, np.random.default_rng(0), 8, 0, False).tobytes() == image.tobytes()
+    mirrored = {decode.padded_crop(data, np.random.default_rng(i), 8, 0, True).tobytes() for i in range(20)}
+    assert mirrored == {image.tobytes(), image[:, ::-1].tobytes()}

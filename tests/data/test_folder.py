@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from orc_jax.data import decode, folder
+from orc_jax.data import checks, decode, folder
 from orc_jax.errors import UserError
 from tests.data.pictures import encode, picture
 
@@ -28,7 +28,7 @@ BROKEN = {  # data of a file, and why it cannot be used
 def test_defects(name, tmp_path):
     data, reason = BROKEN[name]
     (tmp_path / name).write_bytes(data)
-    assert re.match(reason, folder.defect(str(tmp_path / name)))
+    assert re.match(reason, checks.look(str(tmp_path / name)).defect)
     if name != "zeros.jpg":  # which decodes
         with pytest.raises(ValueError, match=r"."):
             decode.resize_and_center_crop(data, 32, 1.0)
@@ -37,7 +37,7 @@ def test_defects(name, tmp_path):
 @pytest.mark.parametrize("data", [JPEG + b"of a camera" * 999, JPEG + bytes(9999), PNG, encode(picture(9, 9), "GIF")])
 def test_whole_files_have_no_defect(data, tmp_path):
     (tmp_path / "x").write_bytes(data)
-    assert folder.defect(str(tmp_path / "x")) is None
+    assert checks.look(str(tmp_path / "x")).defect is None
 
 
 def make_tree(root, files):
@@ -56,13 +56,14 @@ def tree(tmp_path_factory):
     return make_tree(tmp_path_factory.mktemp("tree"), files)
 
 
-def load(root, skip_corrupt=False, warn=pytest.fail, train="train", val="val"):
-    return folder.load(root, train, val, skip_corrupt, warn)
+def load(root, skip_corrupt=False, warn=pytest.fail, train="train", val="val", class_names=(), **options):
+    options = folder.Options(skip_corrupt=skip_corrupt, **options)
+    return folder.load(root, train, val, options, warn, class_names)
 
 
 def test_a_folder(tree):
-    names, train, val = load(tree)
-    assert names == ("a", "b", "c") and len(train) == 21 and len(val) == 7
+    names, train, val, largest = load(tree)
+    assert names == ("a", "b", "c") and len(train) == 21 and len(val) == 7 and largest == 79
     assert train.labels.dtype == np.int32 and list(train.labels) == sorted(train.labels)
     assert [os.path.relpath(val.name(i), tree) for i in range(3)] == ["val/a/1.jpg", "val/a/3.jpg", "val/a/5.jpg"]
     assert train.name(13).endswith("train/b/more/x.png") and train.read(13) == (PNG, 1)
@@ -94,16 +95,29 @@ def test_wrong_folders(files, fields, text, tmp_path):
 
 @pytest.mark.parametrize("alone", [100, 0])
 def test_broken_files_are_named_before_training(alone, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "ALONE", alone)
+    monkeypatch.setitem(checks.ALONE, "quick", alone)
     files = {f"train/a/{name}": data for name, (data, _) in BROKEN.items()}
     root = make_tree(tmp_path, files | {"train/a/fine.jpg": JPEG, "val/a/fine.jpg": JPEG})
     text = r"config.train_split='train': 8 of 9 files .*a/cut.bmp \(image.* and 3 more. config.stream.skip_corrupt=True"
     with pytest.raises(UserError, match=text):
         load(root)
     warnings = []
-    _, train, _ = load(root, True, warnings.append)
+    train = load(root, True, warnings.append).train
     assert [train.name(i) for i in range(len(train))] == [f"{root}/train/a/fine.jpg"]
     assert len(warnings) == 1 and re.search("8 of 9 files cannot be used.*left out", warnings[0])
     (tmp_path / "train/a/fine.jpg").unlink()
     with pytest.raises(UserError, match=r"8 of 8 files cannot be used.*No image is left"):
         load(root, True)
+
+
+@pytest.mark.parametrize("alone", [100, 0])
+def test_damage_within_is_found_by_the_full_check(alone, tmp_path, monkeypatch):
+    monkeypatch.setitem(checks.ALONE, "full", alone)
+    broken = bytearray(encode(picture(60, 40), "PNG"))
+    broken[len(broken) // 2] ^= 1
+    root = make_tree(tmp_path, {"train/a/0.png": PNG, "train/a/1.png": bytes(broken), "val/a/0.jpg": JPEG})
+    assert len(load(root).train) == 2, "its beginning and its end are whole"
+    with pytest.raises(UserError, match=r"1 of 2 files cannot be used: .*train/a/1.png"):
+        load(root, check="full")
+    lines = []
+    assert len(load(root, True, lines.append, check="full").train) == 1 and "1.png" in lines[0]

@@ -1,12 +1,14 @@
 """Sets of images: the embedded digits, arrays, parts of a set, and the constants of its normalisation."""
 
+import jax
 import numpy as np
 import pytest
 
 from orc_jax import config as configs
-from orc_jax.data import sets, tfds_sets
+from orc_jax.data import feed, sets, tfds_sets
 from orc_jax.data.types import Images
 from orc_jax.errors import UserError
+from orc_jax.workdir.record import Record
 from tests.data.pictures import encode, picture
 
 
@@ -68,26 +70,11 @@ def test_a_balanced_subset():
         sets.load(digits(examples_per_class=1), print)
 
 
-def test_arrays_that_do_not_fit():
-    images, labels = np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, int)
-    for train_set, text in (
-        ((images / 255, labels), r"train images of float64 \[4, 8, 8, 1\]: must be uint8"),
-        ((images[..., 0], labels), r"train images of uint8 \[4, 8, 8\]: must be uint8 \[n, height"),
-        ((images, labels[:3]), r"train labels of int64 \[3\]: must be 4 integers"),
-        ((images, labels / 2), "train labels of float64"),
-        ((images, labels + 2), "x has labels 2 to 2, but only 2 classes"),
-        ((images, labels - 1), "x has labels -1 to -1, but only 2 classes"),
-        ((images[:, :4], labels), r"differ in shape: \[\[4, 8, 1\], \[8, 8, 1\]\]"),
-    ):
-        with pytest.raises(UserError, match=text):
-            sets.from_arrays("x", train_set, (images, labels), ["a", "b"])
-
-
 def test_what_tfds_gives(monkeypatch):
     """It is looked at, and published constants are taken for the set that they belong to."""
     images, labels = np.full((64, 4, 4, 3), 51, np.uint8), np.arange(64, dtype=np.int32) % 2
     splits = {"train": Images(images, labels), "test": Images(images, labels), "none": Images(images[:0], labels[:0])}
-    splits["strange"] = Images(images, labels + 1)
+    splits |= {"strange": Images(images, labels + 1), "hidden": Images(images, labels * 0 - 1)}
 
     def from_tfds(config, plugins):
         return ["a", "b"], splits[config.train_split], splits[config.eval_split]
@@ -104,7 +91,11 @@ def test_what_tfds_gives(monkeypatch):
     for fields, text in (
         ({"train_split": "none"}, "config.train_split='none' of cifar10 has no example"),
         ({"eval_split": "none"}, "config.eval_split='none' of cifar10 has no example"),
-        ({"eval_split": "strange"}, "cifar10 has labels 1 to 2, but only 2 classes"),
+        ({"eval_split": "strange"}, "config.eval_split='strange' of cifar10 has labels 1 to 2, but only 2 classes"),
+        (
+            {"train_split": "hidden"},
+            "config.train_split='hidden' of cifar10 has no labels: all are -1, as of a test split",
+        ),
     ):
         with pytest.raises(UserError, match=text):
             sets.load(config_for(dataset="cifar10", **fields), print)
@@ -139,3 +130,41 @@ def test_a_folder_is_streamed(tmp_path):
     config.stream.skip_corrupt, config.batch_size, warnings = True, 7, []
     assert sets.load(config, warnings.append).num_train == 7
     assert len(warnings) == 1 and "0.jpg (empty file); left out" in warnings[0]
+
+
+def small_folder(root, size):
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(3):
+                (root / split / name / f"{i}.png").write_bytes(encode(picture(size, size, i), "PNG"))
+    config = config_for(dataset="folder", data_dir=str(root), eval_split="val", batch_size=6, eval_batch_size=6)
+    config.stream.update(image_size=32, num_workers=0)
+    return config
+
+
+def test_small_images_in_a_folder_are_evaluated_as_they_are(tmp_path):
+    """The tree of CIFAR gives what its set in memory gives."""
+    config = small_folder(tmp_path, 32)
+    dataset = sets.load(config, pytest.fail)
+    assert dataset.whole
+    with feed.evaluation(dataset, config, jax.local_devices()[:1]) as batches:
+        ((batch, _),) = batches
+    expected = [np.asarray(picture(32, 32, i % 3)) for i in range(6)]
+    np.testing.assert_array_equal(np.asarray(batch.images)[0], expected)
+    with feed.evaluation(dataset._replace(whole=False), config, jax.local_devices()[:1]) as batches:
+        ((cropped, _),) = batches
+    assert not np.array_equal(cropped.images, batch.images)
+    for change in ({"eval_crop": 0.8}, {"crop_area": (0.5, 1.0)}, {"image_size": 24}, {"image_size": 128}):
+        changed = small_folder(tmp_path, 32)
+        changed.stream.update(change)
+        assert not sets.load(changed, pytest.fail).whole
+
+
+def test_the_images_of_a_run_stay_as_they_were():
+    """A run from before small images were seen whole goes on with their centres; imported weights see what fits."""
+    record = Record({}, (), 2, (), 6, (32, 32, 3), (), (), None, {})
+    assert record.seen_whole(True) and record.seen_whole(False)
+    assert not record._replace(eval_crop=0.875).seen_whole(True)
+    imported = record._replace(imported={})
+    assert imported.seen_whole(True) and not imported.seen_whole(False)

@@ -1,5 +1,7 @@
 """Sets of TFDS: prepared or missing, in memory or streamed."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -45,7 +47,8 @@ def tfds_dir(tmp_path_factory):
             (i, {"image": np.full((*sizes[i], 3), 60 + 130 * (i % 2), np.uint8), "label": i % 2}) for i in range(count)
         ]
 
-    splits = {"train": photos(12), "validation": photos(5)}
+    hidden = [(i, example | {"label": -1}) for i, example in photos(4)]
+    splits = {"train": photos(12), "validation": photos(5), "test": hidden}
     for name, file_format in (("photos", "array_record"), ("photos_tfrecord", "tfrecord")):
         tfds.dataset_builders.store_as_tfds_dataset(
             name=name,
@@ -60,7 +63,47 @@ def tfds_dir(tmp_path_factory):
             data_dir=str(path),
             file_format=file_format,
         )
+    features = {"picture": tfds.features.Image(shape=(6, 5, 1)), "mask": tfds.features.Image(shape=(6, 5, 1))}
+    features |= {"kind": tfds.features.ClassLabel(names=["a", "b"])}
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="renamed",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={
+            split: [
+                (i, {"picture": np.full((6, 5, 1), i, np.uint8), "mask": np.zeros((6, 5, 1), np.uint8), "kind": i % 2})
+                for i in range(8)
+            ]
+            for split in ("train", "test")
+        },
+        data_dir=str(path),
+        file_format="array_record",
+    )
     return path
+
+
+def test_features_of_other_names(tfds_dir):
+    fields = {"dataset": "renamed", "data_dir": str(tfds_dir), "batch_size": 4}
+    for given, text in (
+        ({}, "config.image_key must say which: mask, picture"),
+        ({"image_key": "pictrue"}, "config.image_key='pictrue' is not known. Did you mean picture"),
+        ({"image_key": "picture", "label_key": "mask"}, "config.label_key='mask' is not known.* Accepted: kind"),
+    ):
+        with pytest.raises(UserError, match=text):
+            sets.load(config_for(**fields, **given), print)
+    dataset = sets.load(config_for(image_key="picture", **fields), print)
+    assert dataset.class_names == ("a", "b") and sorted(dataset.train.images[:, 0, 0, 0]) == list(range(8))
+    other = sets.load(config_for(image_key="mask", label_key="kind", **fields), print)
+    assert not other.train.images.any(), "not what was kept of the other feature"
+
+
+def test_a_full_check_of_a_streamed_set(tfds_dir, monkeypatch):
+    config = config_for(dataset="photos", data_dir=str(tfds_dir), eval_split="validation", batch_size=4)
+    config.stream.check = "full"
+    assert sets.load(config, print).num_train == 12
+    monkeypatch.setattr("orc_jax.data.decode.check_pixels", lambda image: (_ for _ in ()).throw(ValueError("broken")))
+    with pytest.raises(UserError, match=r"12 of 12 images cannot be used: example 0 of photos/1.0.0 train \(broken\)"):
+        sets.load(config, print)
 
 
 @pytest.mark.parametrize("name", ["grey_things", "grey_tfrecord"])
@@ -151,6 +194,28 @@ def test_a_tfds_set_of_images_of_many_sizes_is_streamed(tfds_dir):
     assert len(epochs) == 1, "every example once in each of the four epochs"
     with feed.training(dataset, config, devices, first_step=5, num_steps=9, views=1) as batches:
         jax.tree.map(np.testing.assert_array_equal, list(batches), first[5:])
+
+
+def test_hidden_labels_of_a_streamed_set_are_refused(tfds_dir, monkeypatch):
+    """Before training, by the name of the split; one that was not looked at then, when it is read."""
+    fields = {"dataset": "photos", "data_dir": str(tfds_dir), "batch_size": 4}
+    for split in ("test", "test[:2]"):
+        for trains in (True, False):
+            with pytest.raises(UserError, match=rf"config.eval_split='{re.escape(split)}' of photos has no labels"):
+                sets.load(config_for(eval_split=split, **fields), print, trains=trains)
+    with pytest.raises(UserError, match=r"config.train_split='test' of photos has no labels"):
+        sets.load(config_for(train_split="test", eval_split="validation", **fields), print)
+    some = config_for(train_split="validation+test", eval_split="validation", **fields)
+    with pytest.raises(UserError, match=r"has labels -1 to 1, .* example 5 has -1; a negative one"):
+        sets.load(some, print)
+    monkeypatch.setattr(sets, "LOOKED_AT", 1)
+    some.stream.update(image_size=8, num_workers=0)
+    dataset = sets.load(some, print)
+    with (
+        pytest.raises(UserError, match=r"example \d of photos/1.0.0 validation\+test has the label -1: must be 0 to 1"),
+        feed.training(dataset, some, jax.local_devices()[:1], 0, 3, 1) as batches,
+    ):
+        list(batches)
 
 
 def test_a_streamed_set_must_be_prepared_for_random_access(tfds_dir):

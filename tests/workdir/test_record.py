@@ -156,6 +156,7 @@ def test_differences(config, toy):
 FREE = {
     *("data_dir", "pivot_checkpoint", "eval_batch_size", "eval_every_epochs", "checkpoint_every_steps"),
     *("log_every_steps", "log_to", "on_divergence", "remat", "stream.num_workers"),
+    *("stream.check", "stream.skip_other_files", "label_file"),
 }
 
 

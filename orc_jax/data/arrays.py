@@ -1,0 +1,93 @@
+"""Images and labels as arrays of strangers: taken if they can only mean one thing, else refused with a hint."""
+
+from typing import Any
+
+import numpy as np
+
+from orc_jax.data.types import Images
+from orc_jax.errors import UserError
+
+LAYOUT = "[n, height, width, channels]"
+COLOURS = 4  # channels that a photo has at most
+UNNAMED = 1000  # classes that labels alone may stand for, if there are fewer examples
+
+
+def checked(split: str, images: Any, labels: Any) -> Images:
+    """Images and labels of a split, labels as int64 `[n]`; they may come as `[n, 1]`.
+
+    Raises:
+        UserError: if they are not uint8 `[n, height, width, channels]` and n integers, or seem to lie in another order.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    told = f"{split} images of {images.dtype} {list(images.shape)}: must be uint8 {LAYOUT}"
+    if images.ndim != 4 or images.dtype != np.uint8 or not images.size:
+        raise UserError(told + _hint(images))
+    if order := _other_order(images.shape[1:]):
+        raise UserError(f"{told}; {order}")
+    if labels.shape == (len(images), 1):
+        labels = labels[:, 0]
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"{split} labels of {labels.dtype} {list(labels.shape)}: must be {len(images)} integers"
+            f"{_hint_of_labels(images, labels)}"
+        )
+    return Images(images, labels.astype(np.int64))  # int32 could make a class of what is none
+
+
+def _hint(images: np.ndarray) -> str:
+    """What a person may have meant by images that cannot be taken."""
+    if images.ndim == 3 and images.dtype == np.uint8:
+        return "; of grey images [n, height, width]: images[..., None]"
+    if images.ndim == 2:
+        return "; of flattened ones: images.reshape(n, height, width, channels)"
+    if np.issubdtype(images.dtype, np.floating):
+        return "; of values in [0, 1]: (images * 255).round().astype('uint8')"
+    return ""
+
+
+def _other_order(shape: tuple[int, ...]) -> str:
+    """Why `[height, width, channels]` of this shape are most likely something else; empty if they are not."""
+    height, width, channels = shape
+    if channels > COLOURS and height < width and height < channels:
+        return f"{channels} is no number of channels: of [n, channels, height, width], images.transpose(0, 2, 3, 1)"
+    if channels > COLOURS and channels == height == width:
+        return "these look like volumes, not like images"
+    return ""
+
+
+def _hint_of_labels(images: np.ndarray, labels: np.ndarray) -> str:
+    if labels.shape == images.shape[-1:]:
+        return "; of images [height, width, channels, n]: images.transpose(3, 0, 1, 2)"
+    if labels.ndim == 2 and len(labels) == len(images):
+        return "; of one-hot labels: labels.argmax(1). Several labels for an image cannot be learnt here"
+    return ""
+
+
+def class_names(labels: np.ndarray) -> list[str]:
+    """Names for the classes of labels that have none: their numbers.
+
+    Raises:
+        UserError: if a label is so large that it cannot be the number of a class.
+    """
+    count = int(labels.max(initial=0)) + 1
+    if count > max(UNNAMED, len(labels)):
+        raise UserError(f"labels up to {count - 1} of {len(labels)} examples: classes are numbered from 0")
+    return [str(label) for label in range(count)]
+
+
+def check_labels(what: str, labels: np.ndarray, num_classes: int) -> None:
+    """Checks that every label is the number of a class.
+
+    Raises:
+        UserError: naming `what`, the labels there are, and the first that is none.
+    """
+    wrong = (labels < 0) | (labels >= num_classes)
+    if not wrong.any():
+        return
+    if (labels < 0).all():
+        raise UserError(f"{what} has no labels: all are {labels[0]}, as of a test split whose labels are hidden")
+    hidden = "; a negative one stands for a hidden label" if labels.min() < 0 else ""
+    raise UserError(
+        f"{what} has labels {labels.min()} to {labels.max()}, but only {num_classes} classes: accepted are 0 to "
+        f"{num_classes - 1}, and example {int(wrong.argmax())} has {labels[wrong.argmax()]}{hidden}"
+    )

@@ -1,0 +1,196 @@
+"""Where the images of a folder lie, and of which class they are: split/class/**/file, or flat with a file of labels.
+
+Names are compared in Unicode's composed form (NFC), as a Mac writes them decomposed. Left out are names that begin with
+a dot, and what systems and data sets put beside the images (`BESIDE`).
+"""
+
+import csv
+import fnmatch
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from orc_jax.errors import UserError
+
+Classes = dict[str, list[bytes]]  # class -> paths of its files, relative to the root
+
+BESIDE = (
+    *(".*", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r", "*_boxes.txt", "val_annotations.txt"),
+    *("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
+)
+ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet's
+META = "meta.mat"  # of ImageNet's development kit: which of its numbers is which class
+ACCEPTED = (
+    "a file with a line for each image, its name and its class, such as Tiny-ImageNet's val_annotations.txt or "
+    "LOC_val_solution.csv, or with their classes alone, in the order of the names, such as "
+    "ILSVRC2012_validation_ground_truth.txt"
+)
+SHOWN = 5  # names in a message
+
+
+def classes_of(root: str, field: str, split: str, label_file: str, known: Sequence[str], others_too: bool) -> Classes:
+    """The files of every class of a split, relative to root; both sorted.
+
+    `field` is that of the split, for messages. `known` are the names of the classes, if they are known already. With
+    `others_too`, files beside the classes that are no images by their names are left out.
+
+    Raises:
+        UserError: if there is no such folder, it holds no image, or it is not known of which class an image is.
+    """
+    if not root:
+        raise UserError("config.data_dir='': must be the folder that holds <split>/<class>/<image files>")
+    if not os.path.isdir(root):
+        reason = "is not a directory" if os.path.exists(root) else "there is no such directory"
+        raise UserError(f"config.data_dir={root!r}: {reason}")
+    splits, _ = _entries(os.fsencode(root))
+    if split not in splits:
+        have = f"it has {first(splits, 20)}" if splits else "it has no folder"
+        raise UserError(f"config.{field}={split!r}: {root} has no such folder; {have}")
+    folder = splits[split][0]
+    path = os.path.join(os.fsencode(root), folder)
+    folders, files = _entries(path)
+    what = f"config.{field}={split!r}"
+    if labels := _label_file(os.fsdecode(path), folders, files, label_file):
+        return _flat(path, folder, labels, known, what)
+    strays = [name for name in files if looks_like_image(name) or not others_too]
+    if strays and not folders:
+        raise UserError(
+            f"{what}: {plural(len(strays), 'file')} in {os.fsdecode(path)} and no class folder: {first(strays)}. The "
+            f"layout is <split>/<class>/<image files>; of other sets config.label_file names {ACCEPTED}"
+        )
+    if strays:
+        skippable = not any(map(looks_like_image, strays))
+        hint = ". config.stream.skip_other_files=True would leave out what is no image" if skippable else ""
+        raise UserError(
+            f"{what}: {plural(len(strays), 'file')} outside of the class folders of {os.fsdecode(path)}: "
+            f"{first(strays)}. The layout is <split>/<class>/<image files>{hint}"
+        )
+    result = {
+        name: sorted(file for one in same for file in _files(os.path.join(path, one), folder + b"/" + one))
+        for name, same in folders.items()
+    }
+    if not any(result.values()):
+        raise UserError(f"{what}: {os.fsdecode(path)} has no image. The layout is <split>/<class>/<image files>")
+    return result
+
+
+def looks_like_image(name: str) -> bool:
+    """Whether a name ends as those of images that Pillow reads do."""
+    return os.path.splitext(name)[1].lower() in Image.registered_extensions()
+
+
+def _entries(path: bytes) -> tuple[dict[str, list[bytes]], list[str]]:
+    """The folders of a folder by name, usually one each, and the names of its files; sorted, without `BESIDE`."""
+    with os.scandir(path) as entries:
+        seen = sorted((entry.name, entry.is_dir()) for entry in entries if not _beside(entry.name))
+    folders: dict[str, list[bytes]] = {}
+    for name in (name for name, is_folder in seen if is_folder):
+        folders.setdefault(unicodedata.normalize("NFC", os.fsdecode(name)), []).append(name)
+    files = [os.fsdecode(name) for name, is_folder in seen if not is_folder]
+    return dict(sorted(folders.items())), files
+
+
+def _beside(name: bytes) -> bool:
+    return any(fnmatch.fnmatchcase(os.fsdecode(name), pattern) for pattern in BESIDE)
+
+
+def _files(path: bytes, prefix: bytes) -> list[bytes]:
+    """The files below a folder as prefix/..., sorted."""
+    result = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if not _beside(entry.name):
+                name = prefix + b"/" + entry.name
+                result += _files(entry.path, name) if entry.is_dir() else [name]
+    return sorted(result)
+
+
+def _label_file(path: str, folders: Iterable[str], files: Sequence[str], given: str) -> Path | None:
+    """The file that has the classes of a split without class folders; None if it has class folders."""
+    if not (set(folders) <= {"images"} and (folders or any(map(looks_like_image, files)))):
+        return None
+    there = Path(path) / ANNOTATIONS
+    return Path(given) if given else there if there.is_file() else None
+
+
+def _flat(path: bytes, folder: bytes, labels: Path, known: Sequence[str], what: str) -> Classes:
+    """The images of a split without class folders, by the classes that a file of labels says."""
+    files = [name for name in _files(path, b"") if looks_like_image(os.fsdecode(name))]
+    names = [os.fsdecode(name).lstrip("/") for name in files]
+    classes = _labels(labels, names, known)
+    without = [name for name, label in zip(names, classes, strict=True) if label is None]
+    if without:
+        raise UserError(f"{what}: {labels} has no line for {plural(len(without), 'image')}: {first(without)}")
+    result: Classes = {}
+    for file, label in zip(files, classes, strict=True):
+        result.setdefault(unicodedata.normalize("NFC", str(label)), []).append(folder + file)
+    return dict(sorted(result.items()))
+
+
+def _labels(path: Path, names: Sequence[str], known: Sequence[str]) -> list[str | None]:
+    """The class of each image, named relative to its split; None if the file has none."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UserError(f"config.label_file={str(path)!r}: cannot be read: {error}; accepted is {ACCEPTED}") from error
+    rows = [_cells(line) for line in text.splitlines() if line.strip()]
+    if all(len(row) == 1 for row in rows):  # in the order of the names
+        if len(rows) != len(names):
+            raise UserError(
+                f"config.label_file={str(path)!r}: has {len(rows)} lines for {len(names)} images; "
+                f"accepted is {ACCEPTED}"
+            )
+        return [*_of_numbers(path, [row[0] for row in rows], known)]
+    labels = {row[0]: _class(row, known) for row in rows if len(row) > 1}
+    keys = ((name, os.path.basename(name), Path(name).stem) for name in names)
+    return [next((labels[key] for key in of if key in labels), None) for of in keys]
+
+
+def _cells(line: str) -> list[str]:
+    if "\t" in line:
+        return [cell.strip() for cell in line.split("\t")]
+    return [cell.strip() for cell in next(csv.reader([line]))] if "," in line else line.split()
+
+
+def _class(row: Sequence[str], known: Sequence[str]) -> str:
+    """That of a line: its second cell, or the first word of it, as where boxes follow."""
+    word = row[1].split()[0] if row[1] else ""
+    boxes = re.fullmatch(rf"{re.escape(word)}( -?\d+)+ ?.*", row[1]) is not None
+    return word if row[1] not in known and (word in known or boxes) else row[1]
+
+
+def _of_numbers(path: Path, labels: list[str], known: Sequence[str]) -> list[str]:
+    """Labels of ImageNet's development kit, which are numbers, as the names of the classes."""
+    meta = path.with_name(META)
+    if not all(label.isdigit() for label in labels) or set(labels) <= set(known):
+        return labels
+    if not meta.is_file():
+        raise UserError(
+            f"config.label_file={str(path)!r}: has numbers of classes; {META} of the same development kit, which says "
+            "which these are, must lie beside it"
+        )
+    from scipy.io import loadmat  # takes its time
+
+    try:
+        synsets = loadmat(meta, squeeze_me=True)["synsets"]
+        wnids = {str(int(synset["ILSVRC2012_ID"])): str(synset["WNID"]) for synset in synsets}
+        return [wnids[label] for label in labels]
+    except Exception as error:  # anything can be wrong with a file
+        raise UserError(
+            f"{meta}: is not that of ImageNet's development kit: {type(error).__name__}: {error}"
+        ) from error
+
+
+def first(names: Iterable[str], count: int = SHOWN) -> str:
+    """The first of some names, for a message."""
+    names = list(names)
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def plural(count: int, word: str, words: str | None = None) -> str:
+    """ "1 file", "2 files"."""
+    return f"{count} {word if count == 1 else words or word + 's'}"

@@ -1,0 +1,61 @@
+"""Arrays as strangers have them: what is taken, what is refused, and the hint."""
+
+import numpy as np
+import pytest
+
+from orc_jax.data import arrays, sets
+from orc_jax.errors import UserError
+
+IMAGES, LABELS = np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, int)
+
+
+def zeros(*shape):
+    return np.zeros(shape, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("train_set", "text"),
+    [
+        ((IMAGES / 255, LABELS), r"train images of float64 \[4, 8, 8, 1\]: must be uint8 .* \(images \* 255\)"),
+        (
+            (IMAGES[..., 0], LABELS),
+            r"train images of uint8 \[4, 8, 8\]: must be uint8 \[n, height.*images\[..., None\]",
+        ),
+        ((zeros(4, 64), LABELS), r"train images of uint8 \[4, 64\].*images.reshape"),
+        ((IMAGES[:0], LABELS[:0]), r"train images of uint8 \[0, 8, 8, 1\]"),
+        ((zeros(4, 0, 8, 3), LABELS), r"train images of uint8 \[4, 0, 8, 3\]"),
+        ((zeros(4, 3, 28, 28), LABELS), r"28 is no number of channels: .*images.transpose\(0, 2, 3, 1\)"),
+        ((zeros(4, 1, 8, 9), LABELS), "9 is no number of channels"),
+        ((zeros(4, 13, 64, 64), LABELS), "64 is no number of channels"),
+        ((zeros(4, 28, 28, 28), LABELS), "these look like volumes"),
+        ((zeros(32, 32, 3, 40), np.zeros(40, int)), r"labels of int64 \[40\]: must be 32 .*transpose\(3, 0, 1, 2\)"),
+        ((IMAGES, LABELS[:3]), r"train labels of int64 \[3\]: must be 4 integers"),
+        ((IMAGES, np.eye(4, dtype=int)), r"train labels of int64 \[4, 4\]: .*labels.argmax\(1\)"),
+        ((IMAGES, LABELS / 2), "train labels of float64"),
+        ((IMAGES, LABELS + 2), r"x \(train\) has labels 2 to 2, but only 2 classes: accepted are 0 to 1"),
+        ((IMAGES, LABELS + [0, 0, -1, 0]), "labels -1 to 0, .* example 2 has -1; a negative one stands for a hidden"),
+        ((IMAGES, LABELS - 1), r"x \(train\) has no labels: all are -1, as of a test split whose labels are hidden"),
+        ((IMAGES, LABELS + 2**32), "has labels 4294967296 to 4294967296"),
+        ((IMAGES, LABELS.astype(np.uint64) + 2**63), "has no labels"),
+        ((IMAGES[:, :4], LABELS), r"differ in shape: \[\[4, 8, 1\], \[8, 8, 1\]\]"),
+    ],
+)
+def test_arrays_that_do_not_fit(train_set, text):
+    with pytest.raises(UserError, match=text):
+        sets.from_arrays("x", train_set, (IMAGES, LABELS), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 3, 3), (2, 3, 3), (1, 1, 3), (8, 8, 13), (28, 28, 1), (224, 160, 3), (4, 4, 4), (64, 64, 200)]
+)
+def test_arrays_that_fit(shape):
+    for labels in (LABELS, LABELS[:, None], LABELS.astype(np.uint8)):
+        found = arrays.checked("train", zeros(4, *shape), labels)
+        assert found.images.shape == (4, *shape) and found.labels.shape == (4,)
+
+
+def test_names_of_classes_that_have_none():
+    assert arrays.class_names(np.array([0, 2, 1])) == ["0", "1", "2"]
+    assert len(arrays.class_names(np.array([999]))) == 1000
+    with pytest.raises(UserError, match="labels up to 1000000000 of 2 examples"):
+        arrays.class_names(np.array([0, 10**9]))

@@ -1,0 +1,127 @@
+"""Folders as people have them: Tiny-ImageNet and ImageNet as unpacked, files of labels, what systems leave behind."""
+
+import unicodedata
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from orc_jax.errors import UserError
+from tests.data.pictures import encode, picture
+from tests.data.test_folder import load, make_tree
+
+JPEG = encode(picture(20, 20))
+
+
+def tree(root, *paths):
+    return make_tree(root, {path: JPEG for path in paths})
+
+
+def labels(found):
+    return {
+        found.test.name(i).rpartition("/")[2]: found.class_names[found.test.labels[i]] for i in range(len(found.test))
+    }
+
+
+TRAIN = ("train/n1/a.jpg", "train/n2/b.jpg")
+FLAT = ("val/v_1.jpg", "val/v_2.jpg", "val/v_3.jpg")
+EXPECTED = {"v_1.jpg": "n2", "v_2.jpg": "n1", "v_3.jpg": "n2"}
+
+
+def test_tiny_imagenet_as_it_is_unpacked(tmp_path):
+    root = make_tree(tmp_path, {f"train/{c}/images/{c}_0.JPEG": JPEG for c in ("n1", "n2")})
+    make_tree(tmp_path, {f"val/images/{name[:-4]}.JPEG": JPEG for name in EXPECTED})
+    make_tree(tmp_path, {f"train/{c}/{c}_boxes.txt": b"n1_0.JPEG\t0\t1\t2\t3\n" for c in ("n1", "n2")})
+    lines = "".join(f"{name[:-4]}.JPEG\t{label}\t0\t1\t2\t3\n" for name, label in EXPECTED.items())
+    make_tree(tmp_path, {"val/val_annotations.txt": lines.encode()})
+    found = load(root)
+    assert found.class_names == ("n1", "n2") and len(found.train) == 2
+    assert labels(found) == {name.replace("jpg", "JPEG"): label for name, label in EXPECTED.items()}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ImageId,PredictionString\nv_1,n2 85 1 499 272\nv_3,n2 1 2 3 4 n2 1 2 3 4\nv_2,n1 9 9 9 9\n",
+        "v_3.jpg n2\nv_2.jpg n1\nv_1.jpg n2\n",
+        "﻿id,label\r\nv_1,n2\r\nv_2,n1\r\nv_3,n2\r\nother,n1\r\n",
+        "n2\nn1\nn2\n",
+        "801\n17\n801\n",
+    ],
+)
+def test_a_flat_split_with_a_file_of_labels(text, tmp_path):
+    root = tree(tmp_path, *TRAIN, *FLAT)
+    (tmp_path / "labels.txt").write_text(text, "utf-8")
+    synsets = np.array([(17, "n1"), (801, "n2")], [("ILSVRC2012_ID", "i4"), ("WNID", "O")])
+    savemat(tmp_path / "meta.mat", {"synsets": synsets})
+    assert labels(load(root, label_file=str(tmp_path / "labels.txt"))) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            None,
+            r"config.eval_split='val': 3 files in .*val and no class folder: v_1.jpg.*config.label_file names a file",
+        ),
+        ("v_1.jpg n1\n", "has no line for 2 images: v_2.jpg, v_3.jpg"),
+        ("n1\nn2\n", "has 2 lines for 3 images"),
+        ("1\n2\n1\n", "numbers of classes; meta.mat of the same development kit"),
+        ("n1\nn2\nn9\n", "1 class that config.train_split='train' lacks: n9"),
+    ],
+)
+def test_flat_splits_that_cannot_be_read(text, message, tmp_path):
+    root, options = tree(tmp_path, *TRAIN, *FLAT), {}
+    if text is not None:
+        (tmp_path / "labels.txt").write_text(text)
+        options["label_file"] = str(tmp_path / "labels.txt")
+    with pytest.raises(UserError, match=message):
+        load(root, **options)
+    with pytest.raises(UserError, match=r"config.label_file='none': cannot be read"):
+        load(root, label_file="none")
+
+
+def test_what_systems_leave_behind_is_left_out(tmp_path):
+    root = tree(
+        tmp_path, *TRAIN, "val/n1/c.jpg", "train/@eaDir/x.jpg", "train/n1/@eaDir/a.jpg/thumb.jpg", "val/__MACOSX/x.jpg"
+    )
+    for path in ("train/n1/Thumbs.db", "val/n1/desktop.ini", "train/Thumbs.db", "val/.DS_Store", "train/n1/._a.jpg"):
+        make_tree(tmp_path, {path: b"no image"})
+    found = load(root)
+    assert found.class_names == ("n1", "n2") and len(found.train) == 2 and len(found.test) == 1
+
+
+def test_other_files_that_are_no_images_can_be_left_out(tmp_path):
+    root = tree(tmp_path, *TRAIN, "val/n1/c.jpg")
+    make_tree(tmp_path, {"train/n1/notes.txt": b"x" * 99})
+    with pytest.raises(
+        UserError, match=r"notes.txt \(not an image.*config.stream.skip_other_files=True those that are no"
+    ):
+        load(root)
+    make_tree(tmp_path, {"train/labels.csv": b"x"})
+    with pytest.raises(UserError, match=r"1 file outside of the class folders .*config.stream.skip_other_files=True"):
+        load(root)
+    lines = []
+    found = load(root, warn=lines.append, skip_other_files=True)
+    assert len(found.train) == 2 and len(lines) == 1 and "1 file that are no images" in lines[0]
+    make_tree(tmp_path, {"train/n1/page.jpg": b"<html>"})
+    with pytest.raises(UserError, match=r"page\.jpg"):
+        load(root, warn=lines.append, skip_other_files=True)
+    assert len(load(root, True, warn=lines.append).train) == 2
+
+
+def test_names_in_another_form_of_unicode_are_the_same_class(tmp_path):
+    name = "café"
+    composed, decomposed = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    found = load(tree(tmp_path, f"train/{composed}/a.jpg", "train/z/b.jpg", f"val/{decomposed}/c.jpg", "val/z/d.jpg"))
+    assert found.class_names == (composed, "z") and list(found.test.labels) == [0, 1]
+
+
+def test_an_evaluation_needs_no_training_split(tmp_path):
+    root = tree(tmp_path, "val/b/0.jpg", "val/c/1.jpg")
+    found = load(root, train=None)
+    assert found.class_names == ("b", "c") and list(found.test.labels) == [0, 1]
+    found = load(root, train=None, class_names=("a", "b", "c"))
+    assert found.class_names == ("a", "b", "c") and list(found.test.labels) == [1, 2]
+    with pytest.raises(UserError, match="1 class that the network lacks: c"):
+        load(root, train=None, class_names=("a", "b"))
