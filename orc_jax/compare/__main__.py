@@ -14,11 +14,10 @@ then 2. The page on it: python -m orc_jax.report --workdir with the folder of --
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
-from orc_jax import commands, flagging
+from orc_jax import commands, config_files, flagging
 from orc_jax.errors import UserError
 from orc_jax.terminal import doing, make_console, warner
 
@@ -53,8 +52,9 @@ def main() -> None:
         from orc_jax import methods
         from orc_jax.compare.comparison import compare
 
-    commands.keep_programs(CACHE.value)  # seeds of one method have one program
-    folder = Path(OUT.value or WORKDIR.value or f"runs/compare_{given.config.dataset}")
+    with commands.understood():
+        commands.keep_programs(CACHE.value)  # seeds of one method have one program
+        folder = config_files.place("--out", OUT.value or WORKDIR.value or f"runs/compare_{given.config.dataset}")
     with commands.reported(folder):
         for line in (f"config: {given.base}", *given.adapted):
             warner(console)(line)

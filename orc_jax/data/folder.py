@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def load(
                 f"config.eval_split={eval_split!r} of {root} has {_plural(len(unknown), 'class', 'classes')} that "
                 f"config.train_split={train_split!r} lacks: {_first(unknown)}"
             )
-        names = tuple(train)
+        names = _ordered(train)
         empty = [name for name, files in train.items() if not files]
         if empty:
             raise UserError(
@@ -81,6 +82,12 @@ def load(
     fields = (("train_split", train_split), ("eval_split", eval_split))
     splits = [_sound(r, f"config.{f}={s!r}", skip_corrupt, warn) for r, (f, s) in zip(records, fields, strict=True)]
     return names, splits[0], splits[1]
+
+
+def _ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes in their order: as text, but numbers as numbers, so that 2 comes before 10."""
+    names = tuple(names)
+    return tuple(sorted(names, key=int)) if all(re.fullmatch("[0-9]+", name) for name in names) else names
 
 
 def _classes(root: str, field: str, split: str) -> dict[str, list[bytes]]:
