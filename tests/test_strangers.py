@@ -38,12 +38,8 @@ def test_text_of_a_person_is_printed_as_it_is(capsys):
 
 def test_names_that_the_output_cannot_encode():
     program = "from orc_jax.terminal import make_console; make_console().print('caf\\xe9 \\u732b \\udcff')"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        env=os.environ | {"PYTHONIOENCODING": "ascii"},
-        check=False,
-    )
+    ascii_alone = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=ascii_alone, check=False)
     assert done.returncode == 0 and b"caf" in done.stdout, done.stderr
 
 
