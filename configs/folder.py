@@ -7,7 +7,7 @@ From 97 pixels on: ResNet-34 to ResNet-18; below: the wide ResNets of small imag
 epochs and the warm-up follow config.num_epochs. Images that lose their meaning when mirrored: --config.flip=False
 """
 
-from ml_collections import FieldReference
+from ml_collections.config_dict import FieldReference
 
 from orc_jax.config import default
 

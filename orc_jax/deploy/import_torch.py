@@ -86,7 +86,8 @@ def convert(
     Raises:
         UserError: listing the arrays that are missing, left over, of another shape, or not finite.
     """
-    sides = _usual_sides(model) if not image_size else (image_size,) * 2 if isinstance(image_size, int) else image_size
+    size = image_size or _usual_sides(model)
+    sides: tuple[int, int] = (size, size) if isinstance(size, int) else size
     classes, channels = 100, 3
     # The parameters whose shapes follow the number of classes or of channels tell what it is.
     for name in _follows(model, (classes, (*sides, channels)), (classes + 1, (*sides, channels))):
