@@ -7,6 +7,8 @@ From 97 pixels on: ResNet-34 to ResNet-18; below: the wide ResNets of small imag
 epochs and the warm-up follow config.num_epochs. Images that lose their meaning when mirrored: --config.flip=False
 """
 
+from ml_collections.config_dict import FieldReference
+
 from orc_jax.config import default
 
 
@@ -25,7 +27,7 @@ def get_config(image_size="224"):
     epochs = config.get_ref("num_epochs")
     with config.ignore_type():  # these follow it
         config.pretrain_epochs = epochs * 1
-        config.warmup_epochs = epochs * 0.05
+        config.warmup_epochs = FieldReference(0.05) * epochs  # the kind of field is that of the first
     config.lr_schedule = "cosine"
     config.weight_decay = 1e-4 if large else 5e-4
     config.log_every_steps = 10

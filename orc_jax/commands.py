@@ -1,11 +1,12 @@
 """What all commands share: one message instead of a traceback for what a person can put right, and common arguments."""
 
 import argparse
+import collections
 import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +14,7 @@ from typing import NoReturn
 from absl import logging
 
 import orc_jax
+from orc_jax.config_files import place
 from orc_jax.errors import Interrupted, UserError
 
 # What a full or lost disk makes of a write.
@@ -81,12 +83,23 @@ def reported(workdir: Path | None = None, *, several: bool = False) -> Iterator[
         fail(*told, at_once=several)
 
 
+def path(text: str) -> Path:
+    """A path that an argument gives, for argparse; see `place`."""
+    try:
+        return place("it", text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def keep_programs(folder: str) -> None:
     """Keeps compiled programs on disk, in `folder`, or where JAX_COMPILATION_CACHE_DIR says, if it is set."""
     import jax
 
     if folder and not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser().absolute()))
+        path = place("--compilation_cache", folder).absolute()
+        with contextlib.suppress(OSError):  # where none can be made they are not kept
+            path.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(path))
 
 
 def of_device(error: Exception) -> tuple[str, int] | None:
@@ -125,7 +138,25 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_member_arguments(parser: argparse.ArgumentParser, more: str = "") -> None:
     """The arguments that say which member of which run."""
-    parser.add_argument("--workdir", type=Path, required=True, help="of a run that was trained, or imported weights")
+    parser.add_argument("--workdir", type=path, required=True, help="of a run that was trained, or imported weights")
     help = f"a number, a name in the logs (0_resnet56), a role, a part that only one has, or best{more}"
     parser.add_argument("--member", default="target", help=f"{help}; default: target")
     add_run_arguments(parser)
+
+
+def read_class_names(given: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes in the order of the network's outputs: as given, or of one file with a name in each line.
+
+    Raises:
+        UserError: if a file cannot be read, or a name comes twice.
+    """
+    names = tuple(given)
+    if len(names) == 1:
+        try:
+            lines = Path(names[0]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--class_names={names[0]}: cannot be read as a file of names: {error}") from error
+        names = tuple(line.strip() for line in lines if line.strip())
+    if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
+        raise UserError(f"--class_names: {twice[0]!r} comes twice")
+    return names

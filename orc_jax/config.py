@@ -308,7 +308,6 @@ NOT_NEGATIVE = (
     "weight_decay",
     "momentum",
     "crop_padding",
-    "seed",
     "examples_per_class",
     "checkpoint_every_steps",
 )
@@ -325,6 +324,7 @@ def _check_values(config: ConfigDict) -> None:
         require(f"config.{field}", config[field], config[field] > 0, "greater than 0")
     for field in NOT_NEGATIVE:
         require(f"config.{field}", config[field], config[field] >= 0, "at least 0")
+    require("config.seed", config.seed, 0 <= config.seed < 2**31, "from 0 to 2147483647")
     fractions = tuple(config.lr_boundaries)
     fine = all(0 < x < 1 for x in fractions) and list(fractions) == sorted(set(fractions))
     require("config.lr_boundaries", fractions, fine, "increasing fractions between 0 and 1")

@@ -1,6 +1,7 @@
 """Where the config of a command comes from: a file, one that comes along, or the run in a workdir."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -112,6 +113,23 @@ def check_fields(config: ConfigDict, where: str) -> None:
     for field in known:
         if field not in fields:
             raise UserError(f"{where}: lacks config.{field}; configs start from orc_jax.config.default()")
+
+
+def place(field: str, given: str | Path) -> Path:
+    """A folder of this machine, or of a file system that it sees; `~` is the home folder.
+
+    Raises:
+        UserError: for a bucket.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(given)):
+        raise UserError(
+            f"{field}={given}: is not a folder of this machine; accepted is a path, to which a bucket may be mounted "
+            "(gcsfuse, s3fs)"
+        )
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:  # no home folder is known
+        raise UserError(f"{field}={given}: {error}") from error
 
 
 def of_run(workdir: Path) -> ConfigDict:

@@ -4,7 +4,6 @@ import difflib
 import re
 import textwrap
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
@@ -82,7 +81,7 @@ def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Gi
     workdir = own["workdir"].value
     dataset = re.findall(r"(?m)^--?config\.dataset(?:=|\n)(.*)", "\n".join(rest))
     config, base, of_run = config_files.base(
-        given, Path(workdir) if workdir else None, dataset[-1] if dataset else None
+        given, config_files.place("--workdir", workdir) if workdir else None, dataset[-1] if dataset else None
     )
     overrides = _override(config, rest)
     trusted, adapted = None, []

@@ -5,11 +5,10 @@ python -m orc_jax.main --mode=evaluate --workdir=runs/cifar100_orc --checkpoint=
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
-from orc_jax import commands, flagging
+from orc_jax import commands, config_files, flagging
 from orc_jax.errors import UserError
 from orc_jax.terminal import doing, make_console, warner
 
@@ -69,8 +68,9 @@ def main() -> None:
         from orc_jax.training import train
 
     config = given.config
-    workdir = Path(WORKDIR.value or f"runs/{config.dataset}_{config.method}")
-    commands.keep_programs(CACHE.value)
+    with commands.understood():
+        workdir = config_files.place("--workdir", WORKDIR.value or f"runs/{config.dataset}_{config.method}")
+        commands.keep_programs(CACHE.value)
     with commands.reported(workdir, several=bool(COORDINATOR.value)):
         if COORDINATOR.value:
             with doing(console, f"waiting for the processes of the run at {COORDINATOR.value}"):

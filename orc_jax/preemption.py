@@ -1,4 +1,4 @@
-"""Leaving when asked to: a run that gets SIGTERM or SIGINT finishes its step, saves, and leaves."""
+"""Leaving when asked to: a run that gets SIGTERM, SIGINT or SIGHUP finishes its step, saves, and leaves."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from orc_jax.errors import Interrupted
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 BUSY = 0.3  # seconds that the main thread has for the answer to a signal
 DONE = 0  # no number of a signal
 
@@ -46,11 +46,14 @@ class Stop:
 def watched(warn: Callable[[str], None]) -> Iterator[Stop]:
     """Catches the signals that ask a run to stop, and answers in words. The second one does what it does elsewhere."""
     stop, handled, told = Stop(), [], []
+    terminals = [fd for fd in (1, 2) if os.isatty(fd)]
 
     def tell(number: int) -> None:
         if number not in told:
             told.append(number)
             name = signal.Signals(number).name
+            if number == signal.SIGHUP:  # the terminal has gone, and what is printed there would be an error
+                _silence(terminals)
             warn(f"{name}: stopping after this step, with a checkpoint. Once more leaves at once.")
 
     def handle(number: int, _frame) -> None:
@@ -71,8 +74,10 @@ def watched(warn: Callable[[str], None]) -> Iterator[Stop]:
         if handled.count(number) < min(count, 2):
             _leave_at_once(number) if count > 1 else tell(number)
 
-    # With several processes SIGTERM is caught by JAX itself.
-    caught = SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
+    # With several processes SIGTERM is caught by JAX itself. What nohup ignores is no wish to leave.
+    caught = [number for number in SIGNALS if number != signal.SIGTERM or jax.process_count() == 1]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        caught.remove(signal.SIGHUP)
     before: dict[int, Any] = {number: signal.signal(number, handle) for number in caught}
     try:
         with _beside_the_main_thread(caught, waits):
@@ -109,6 +114,13 @@ def _beside_the_main_thread(caught: Collection[int], look: Callable[[int, int], 
         thread.join()
         os.close(reader)
         os.close(writer)
+
+
+def _silence(terminals: Collection[int]) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for fd in terminals:
+        os.dup2(nowhere, fd)
+    os.close(nowhere)
 
 
 def _leave_at_once(number: int) -> NoReturn:

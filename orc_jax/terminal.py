@@ -5,6 +5,7 @@ On a terminal everything fits its width. Elsewhere, in a file or a pipe, nothing
 
 import contextlib
 import functools
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,9 +25,17 @@ NARROWEST, WIDEST = 8, 40  # columns of a bar
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """The console of the standard output, or of what goes beside it."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal or console.is_jupyter else Console(stderr=stderr, width=ENDLESS)
+    """The console of the standard output, or of what goes beside it. Text is printed as it is, brackets and all.
+
+    What the encoding of the output lacks is printed as a question mark or an escape.
+    """
+    stream: Any = sys.stderr if stderr else sys.stdout
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    console = Console(stderr=stderr, markup=False, emoji=False)
+    if console.is_terminal or console.is_jupyter:
+        return console
+    return Console(stderr=stderr, markup=False, emoji=False, width=ENDLESS)
 
 
 def warner(console: Console) -> Callable[[str], None]:

@@ -62,7 +62,7 @@ def train(
         here, table = run.record(), display.pool_table(run)
     if resume == "weights":
         pretrained.start_from_weights(run, workdir, warn)
-    record.require_resumable(record.read(workdir), here, workdir)
+    record.require_resumable(record.read(workdir), here, workdir, warn)
     # Members to start from trained weights, unless the run itself has a checkpoint by now.
     sources = [] if checkpoint.has_checkpoint(workdir) else pretrained.plan(run, workdir)
     hosts.require_equal((here.config, [s.name for s in sources]), "their config, or in what they see of the workdir")
@@ -108,6 +108,8 @@ def fit(
         step = int(state.step)
     if step >= run.num_steps:
         return
+    if jax.process_count() == 1 and stop.signal is not None:  # asked while no step was under way: nothing is lost
+        stop.leave(title, step, run.num_steps)
     with checkpoint.open_manager(workdir, create=True) as manager:
         saves = _Saves(run, manager, terminal.warner(console))
         data = feed.resident(run.dataset.train, run.devices)
@@ -149,9 +151,14 @@ def fit(
                         row, timing = meter.report(step, epoch, state)
                         state = reset_totals(state)
                         if epoch % config.eval_every_epochs == 0 or epoch == config.num_epochs:
-                            with bar.doing("evaluating"):
-                                result = evaluate(state.stacks)
-                            row |= metrics.of_evaluation(result)
+                            try:
+                                with bar.doing("evaluating"):
+                                    result = evaluate(state.stacks)
+                                row |= metrics.of_evaluation(result)
+                            except UserError:
+                                if stop.signal is None:
+                                    raise
+                                leaving = True  # with the state; what was evaluated has ended with its workers
                         # The row goes before the checkpoint: one too many is dropped on resuming, one too few is lost.
                         log.write(row, timing)
                         line = display.epoch_line(run, title, row, timing, terminal.width(console))
@@ -232,7 +239,8 @@ class _Saves:
                 last = self.manager.latest_step()
                 raise UserError(
                     f"{what}. The last good checkpoint is {'none' if last is None else f'that of step {last}'} in "
-                    f"{self.manager.directory}. A lower config.learning_rate or some config.warmup_epochs may help"
+                    f"{self.manager.directory}. A lower config.learning_rate or some config.warmup_epochs may help, "
+                    "in another --workdir"
                 )
             self.isolated.add(i)
             self.warn(f"{what}. It is left alone from there on")

@@ -17,11 +17,10 @@ then 2. The page on it: python -m orc_jax.report --workdir with the folder of --
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
-from orc_jax import commands, flagging
+from orc_jax import commands, config_files, flagging
 from orc_jax.errors import UserError
 from orc_jax.terminal import doing, make_console, warner
 
@@ -72,9 +71,11 @@ def main() -> None:
         from orc_jax.compare.comparison import ALONE, compare
         from orc_jax.published import ROWS as published
 
-    commands.keep_programs(CACHE.value)  # seeds of one method have one program
-    kind = "sweep" if SWEEP.value else "rows" if ROWS.value else "compare"
-    folder = Path(OUT.value or WORKDIR.value or f"runs/{kind}" + ("" if ROWS.value else f"_{given.config.dataset}"))
+    with commands.understood():
+        commands.keep_programs(CACHE.value)  # seeds of one method have one program
+        kind = "sweep" if SWEEP.value else "rows" if ROWS.value else "compare"
+        default = f"runs/{kind}" + ("" if ROWS.value else f"_{given.config.dataset}")
+        folder = config_files.place("--out", OUT.value or WORKDIR.value or default)
     with commands.reported(folder):
         if ROWS.value is not None:
             rows = variants.of_rows(ROWS.value, given.overrides)

@@ -1,6 +1,7 @@
 """Image classification sets as folders of image files, every file looked at first."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -86,7 +87,7 @@ def load(
         names, splits = tuple(class_names), {}
         for field, split in fields.items():
             splits[field] = layout.classes_of(root, field, split, options.label_file, names, others_too)
-            names = names or tuple(splits[field])
+            names = names or _ordered(splits[field])
     except OSError as error:
         raise UserError(f"config.data_dir={root!r}: cannot be listed: {error}") from error
     whose = "the network" if class_names else f"config.train_split={train_split!r}"
@@ -108,6 +109,12 @@ def load(
     _check_values(seen, options.pixel_range, root, warn)
     largest = max(max(one.size) for one in seen)
     return Folder(names, sound.get("train_split", sound["eval_split"]), sound["eval_split"], largest)
+
+
+def _ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes in their order: as text, but numbers as numbers, so that 2 comes before 10."""
+    names = tuple(names)
+    return tuple(sorted(names, key=int)) if all(re.fullmatch("[0-9]+", name) for name in names) else names
 
 
 def _records(root: str, names: tuple[str, ...], files: Classes) -> Records:

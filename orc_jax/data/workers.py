@@ -11,8 +11,11 @@ from multiprocessing.connection import wait
 
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Threads and processes started in here never see Ctrl-C; the main thread does, and ends them in its own way."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Threads and processes started in here never see what asks a run to leave.
+
+    Terminals and schedulers send it to every process of a run; the main thread ends the others in its own way.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:

@@ -146,7 +146,7 @@ def main() -> None:
     parser = commands.parser(__doc__)
     commands.add_member_arguments(parser)
     parser.add_argument("--format", required=True, help=", ".join(FORMATS))
-    parser.add_argument("--out", type=Path, required=True, help="the file to write; its description is FILE.json")
+    parser.add_argument("--out", type=commands.path, required=True, help="the file to write, and beside it FILE.json")
     args = parser.parse_args()
     commands.quiet()
     with doing(make_console(), f"writing {args.out}"), commands.reported():

@@ -8,7 +8,7 @@ import collections
 import math
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -32,41 +32,72 @@ DTYPES = {
 }
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the state dict in a checkpoint, by their PyTorch names.
+OPTIMIZER = "optim"  # what begins so holds arrays of an optimizer
+KINDS = (  # by how a file begins that is no checkpoint, whatever its name
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself: git lfs pull fetches it"),
+    (b"<!doctype", "is a web page, not a checkpoint: download the file itself"),
+    (b"<html", "is a web page, not a checkpoint: download the file itself"),
+)
 
-    The state dict may lie under a key of the checkpoint, such as RepDistiller's "model" or "state_dict"; a prefix that
-    all names share because the network was wrapped ("module.") is removed.
+
+def read_state_dicts(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Every state dict in a checkpoint, by where it lies there: `{"state_dict": {"conv1.weight": ...}, "ema": ...}`.
+
+    One that is the file itself lies at "". The kind of the file is told by how it begins, not by its name.
 
     Raises:
-        UserError: if the file cannot be read, or holds no arrays.
+        UserError: if the file cannot be read, or holds no state dict.
     """
+    with path.open("rb") as file:
+        start = file.read(64)
+    for begins, what in KINDS:
+        if start.lstrip().lower().startswith(begins):
+            raise UserError(f"{path} {what}")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or start[8:9] == b"{":
             from safetensors.flax import load_file
 
-            return {name: np.asarray(value) for name, value in load_file(path).items()}
+            return {"": {name: np.asarray(value) for name, value in load_file(path).items()}}
         checkpoint = _read_pickled(path)
+    except UserError:
+        raise
     except Exception as error:  # a damaged file makes the readers raise whatever they stumble over
         raise UserError(
             f"{path} cannot be read as a PyTorch checkpoint or safetensors: {type(error).__name__}: {error}"
         ) from error
-    arrays = _state_dict(checkpoint)
-    if not arrays:
-        what = f"has {', '.join(map(str, checkpoint))}" if isinstance(checkpoint, dict) else f"is a {type(checkpoint)}"
-        raise UserError(f"{path} holds no state dict: it {what}")
-    while all(name.startswith("module.") for name in arrays):
-        arrays = {name.removeprefix("module."): value for name, value in arrays.items()}
-    return arrays
+    found = dict(_state_dicts(checkpoint, ""))
+    if not found:
+        raise UserError(f"{path} holds no state dict: it {_instead(checkpoint)}")
+    return found
 
 
-def _state_dict(checkpoint: Any) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint, or of the one of its dicts that holds most of them."""
-    if not isinstance(checkpoint, dict):
-        return {}
+def _state_dicts(checkpoint: Any, place: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Those in a checkpoint, with their places. A module that was pickled whole has none."""
+    if not isinstance(checkpoint, dict) or _is_module(checkpoint):
+        return
     own = {str(name): value for name, value in checkpoint.items() if isinstance(value, np.ndarray)}
-    nested = [_state_dict(value) for name, value in checkpoint.items() if name != "optimizer"]
-    return max([own, *nested], key=len)
+    if any("." in name for name in own):
+        yield place, own
+    for name, value in checkpoint.items():
+        if not str(name).startswith(OPTIMIZER):
+            yield from _state_dicts(value, f"{place}.{name}" if place else str(name))
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, _Inert) and "_modules" in value
+
+
+def _instead(checkpoint: Any) -> str:
+    """What a checkpoint without a state dict is."""
+    values = [checkpoint, *(checkpoint.values() if isinstance(checkpoint, dict) else ())]
+    if any(map(_is_module, values)):
+        return "has a whole module, whose code is needed to read it: save its state_dict() instead"
+    inside = [item for value in values if isinstance(value, dict) for item in value.values()]
+    if any(isinstance(item, _Inert) and item.origin.startswith("numpy") for item in inside):
+        return "has NumPy arrays instead of tensors: save torch.tensor(value) of each, or safetensors"
+    if isinstance(checkpoint, dict) and not isinstance(checkpoint, _Inert):
+        return f"has {', '.join(map(str, checkpoint))}" if checkpoint else "is empty"
+    return f"is a {getattr(checkpoint, 'origin', type(checkpoint).__name__)}"
 
 
 class _Storage:
@@ -103,10 +134,26 @@ class _Tensor(NamedTuple):
 
 
 class _Inert(dict):
-    """Stands for an object that is no tensor: it can be built and given a state, and does nothing."""
+    """Stands for an object that is no tensor: it can be built, filled, called and given a state, and does nothing."""
+
+    origin = ""  # what it stands for: `module.name`
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__()
+
+    def __hash__(self) -> int:  # it may be a key
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "_Inert":
+        return self
+
+    def append(self, *items: Any) -> None:
+        """As lists, queues and sets of other classes are filled."""
+
+    extend = add = append
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
@@ -126,6 +173,7 @@ BUILDERS = {
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
 }
 
 
@@ -136,7 +184,9 @@ def _unpickler(file: IO[bytes], storage: Callable[[str, Any, int], _Storage]) ->
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) in BUILDERS:
                 return BUILDERS[module, name]
-            return DTYPES[name] if module == "torch" and name in DTYPES else _Inert
+            if module == "torch" and name in DTYPES:
+                return DTYPES[name]
+            return type("_Inert", (_Inert,), {"origin": f"{module}.{name}"})
 
         def persistent_load(self, pid: Any) -> _Storage:
             kind, dtype, key, _, count = pid[:5]
@@ -151,6 +201,10 @@ def _read_pickled(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         return _materialized(_read_old(path))
     with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise UserError(
+                f"{path} is TorchScript, which has code in it: save the state_dict() of the network instead"
+            )
         (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = index.removesuffix("data.pkl")
         storages = {}
@@ -195,6 +249,9 @@ def _materialized(value: Any, done: dict[int, Any] | None = None) -> Any:
     if id(value) not in done:
         if isinstance(value, _Tensor):
             done[id(value)] = value.array()
+        elif isinstance(value, _Inert):
+            made = done[id(value)] = type(value)()  # before what is in it: objects may hold one another
+            made.update({key: _materialized(item, done) for key, item in value.items()})
         elif isinstance(value, dict):
             done[id(value)] = {key: _materialized(item, done) for key, item in value.items()}
         elif isinstance(value, (list, tuple)):

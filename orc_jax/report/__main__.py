@@ -7,8 +7,6 @@ python -m orc_jax.report --workdir runs/compare_cifar100    # the folder of orc_
 The runs are only read, and may be training.
 """
 
-from pathlib import Path
-
 from orc_jax import commands
 from orc_jax.report.write import in_words, write_report
 from orc_jax.terminal import doing, make_console, warner
@@ -18,12 +16,12 @@ def main() -> None:
     parser = commands.parser(__doc__)
     parser.add_argument(
         "--workdir",
-        type=Path,
+        type=commands.path,
         action="append",
         required=True,
         help="a run, and several if given repeatedly; or a comparison",
     )
-    parser.add_argument("--out", type=Path, help="the folder to write; default: report/ in the first workdir")
+    parser.add_argument("--out", type=commands.path, help="the folder to write; default: report/ in the first workdir")
     commands.add_run_arguments(parser)
     parser.add_argument("--max_examples", type=int, default=10_000, help="of the evaluation set; default: 10000")
     parser.add_argument("--data_dir", help="where the data set is, if no more where config.data_dir says")

@@ -12,7 +12,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ import orc_jax
 from orc_jax import config as configs
 from orc_jax import hosts
 from orc_jax.errors import UserError
+from orc_jax.methods import METHODS
 from orc_jax.models import LARGE, Model
 from orc_jax.models.network import make_network, weight_shapes
 from orc_jax.workdir.files import replace_text, writing
@@ -43,7 +44,9 @@ FREE_FIELDS = (
     "stream.num_workers",
     "stream.check",
     "stream.skip_other_files",
+    "stream.skip_corrupt",
     "label_file",
+    "steps_per_call",
 )
 # What must agree for a checkpoint to be evaluated, and what describes its pool.
 EVALUATED_FIELDS = ("method", "dataset", "dtype")
@@ -202,13 +205,31 @@ def differences(there: Record, here: Record) -> list[str]:
     """What keeps the run `here` from going on where the run `there` is: a line for each thing, none if it may."""
     if there.imported is not None:
         return ["  imported weights there, a run here"]
-    fields = configs.flat(here.config).keys() - set(FREE_FIELDS)
-    data = ("num_classes", "class_names", "image_shape", "num_train")
+    fields = {field for field in configs.flat(here.config).keys() - set(FREE_FIELDS) if _used(field, here.config)}
+    data = ("num_classes", "class_names", "image_shape", *(() if _fewer(there, here) else ("num_train",)))
     return [*_differing_fields(there, here, fields), *_differing_data(there, here, data)]
 
 
-def require_resumable(there: Record | None, here: Record, workdir: Path) -> None:
+def _used(field: str, config: Mapping[str, Any]) -> bool:
+    """Whether a run of this config uses a field: options of another method have no part in it.
+
+    A stage that is of another method is a run by itself, whose own record is compared.
+    """
+    section = "orc" if field == "num_temporary_teachers" else field.partition(".")[0]
+    return section not in METHODS or section == config["method"]
+
+
+def _fewer(there: Record, here: Record) -> bool:
+    """Whether images have been left out since, as a person asks for when some have turned out to be damaged."""
+    return bool(here.config["stream"]["skip_corrupt"]) and here.num_train < there.num_train
+
+
+def require_resumable(
+    there: Record | None, here: Record, workdir: Path, warn: Callable[[str], None] = lambda line: None
+) -> None:
     """Checks that the run `here` may go on from what lies in `workdir`, the run `there`, if there is any.
+
+    `warn` is told if it goes on with fewer images.
 
     Raises:
         UserError: listing what differs and must not.
@@ -226,6 +247,11 @@ def require_resumable(there: Record | None, here: Record, workdir: Path) -> None
             + "\n".join(lines)
             + "\nGive the same fields to go on, another --workdir to start anew, or --resume=weights to start a new "
             "run here from the weights of that one, which is kept."
+        )
+    if _fewer(there, here):
+        warn(
+            f"{there.num_train - here.num_train} of {there.num_train} training images are left out from here on, so "
+            "their order is another than before"
         )
 
 

@@ -8,6 +8,7 @@ from orc_jax import pool
 from orc_jax.data.augment import normalize
 from orc_jax.deploy.import_torch import convert
 from orc_jax.deploy.member import Member
+from orc_jax.deploy.torch_file import read_state_dicts
 from orc_jax.models import MODELS
 from orc_jax.pool import Pool, StackState, make_spec
 from orc_jax.verbs import predict
@@ -35,6 +36,12 @@ def network_of(name, classes=7):
 def state_of(network):
     """Its state dict, in NumPy."""
     return {name: value.numpy() for name, value in network.state_dict().items()}
+
+
+def read_arrays(path):
+    """The one state dict in a file."""
+    (arrays,) = read_state_dicts(path).values()
+    return arrays
 
 
 def member_of(network, name, size):

@@ -4,17 +4,15 @@ import argparse
 import pickle
 import subprocess
 import sys
-from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 
 from orc_jax.deploy.import_torch import convert
-from orc_jax.deploy.torch_file import read_arrays
 from orc_jax.errors import UserError
 from orc_jax.testing import assert_identical
-from tests.deploy.members import network_of, state_of
+from tests.deploy.members import network_of, read_arrays, state_of
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +29,6 @@ CONTAINERS = {
         "epoch": 240,
         "best_acc": torch.tensor(72.34),
     },
-    "wrapped": lambda net: {"state_dict": OrderedDict((f"module.{k}", v) for k, v in net.state_dict().items())},
     "half precision": lambda net: {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()},
     "views": lambda net: {k: v.mT.contiguous().mT if v.ndim == 4 else v for k, v in net.state_dict().items()},
     "parameters": lambda net: dict(net.named_parameters()) | dict(net.named_buffers()),

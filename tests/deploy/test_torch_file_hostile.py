@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orc_jax.deploy.torch_file import read_arrays
 from orc_jax.errors import UserError
+from tests.deploy.members import read_arrays
 from tests.helpers import RELAXED
 
 
