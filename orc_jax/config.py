@@ -302,13 +302,7 @@ POSITIVE = (
     "steps_per_call",
 )
 NOT_NEGATIVE = (
-    "pretrain_epochs",
-    "warmup_epochs",
-    "lr_decay",
-    "weight_decay",
-    "momentum",
-    "crop_padding",
-    "examples_per_class",
+    *("pretrain_epochs", "warmup_epochs", "lr_decay", "weight_decay", "momentum", "crop_padding", "examples_per_class"),
     "checkpoint_every_steps",
 )
 

@@ -109,7 +109,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if not args.directory:
             make_tree(Path(temporary), args.count)
-        _, records, _ = folder.load(args.directory or temporary, "train", "val", skip_corrupt=True, warn=print)
+        options = folder.Options(skip_corrupt=True)
+        records = folder.load(args.directory or temporary, "train", "val", options, print).train
         pixels = np.mean([decode.open_image(records.read(i)[0]).size for i in range(min(len(records), 500))], axis=0)
         print(f"{len(records)} images, on average {pixels[0]:.0f}x{pixels[1]:.0f}, Pillow {PIL.__version__}")
         print("| pixels | | images/s | of the plain loop | images per CPU second | of the plain loop |")

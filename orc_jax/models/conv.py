@@ -269,15 +269,16 @@ def conv_general_dilated(
     def hashable(x):
         return x if x is None or isinstance(x, str) else tuple(x)
 
-    options: tuple[tuple[str, Any], ...] = (
-        ("window_strides", tuple(window_strides)),
-        ("padding", padding if isinstance(padding, str) else tuple(map(tuple, padding))),
-        ("lhs_dilation", hashable(lhs_dilation)),
-        ("rhs_dilation", hashable(rhs_dilation)),
-        ("dimension_numbers", numbers),
-        ("feature_group_count", feature_group_count),
-        ("precision", precision),
-    )
+    options: dict[str, Any] = {
+        "window_strides": tuple(window_strides),
+        "padding": padding if isinstance(padding, str) else tuple(map(tuple, padding)),
+        "lhs_dilation": hashable(lhs_dilation),
+        "rhs_dilation": hashable(rhs_dilation),
+        "dimension_numbers": numbers,
+        "feature_group_count": feature_group_count,
+        "precision": precision,
+    }
     if not way.one_by_one:
-        return lax.conv_general_dilated(lhs, rhs, **dict(options))
-    return _one_by_one(options, way.written_out and canonical and feature_group_count == 1)(lhs, rhs)
+        return lax.conv_general_dilated(lhs, rhs, **options)
+    written_out = way.written_out and canonical and feature_group_count == 1
+    return _one_by_one(tuple(options.items()), written_out)(lhs, rhs)
