@@ -290,15 +290,11 @@ _NO_OPTIONS = "empty, but for a method of your own (my_module:my_method); others
 CHOICES = {
     "lr_schedule": ("step", "cosine", "constant"),
     "dtype": ("float32", "bfloat16"),
+    "batch_norm": ("global", "local"),
     "on_divergence": ("stop", "isolate"),
 }
 POSITIVE = (
-    "batch_size",
-    "num_epochs",
-    "learning_rate",
-    "eval_batch_size",
-    "eval_every_epochs",
-    "log_every_steps",
+    *("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "eval_every_epochs", "log_every_steps"),
     "steps_per_call",
 )
 NOT_NEGATIVE = (

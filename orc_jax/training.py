@@ -51,10 +51,11 @@ def train(
         Interrupted: if the run was asked to stop, and has saved its state.
     """
     warn = terminal.warner(console)
-    if dataset is None:
-        with doing(console, f"reading {resolved.config.dataset}"):
-            dataset = sets.load(resolved.config, warn, resolved.plugins)
     there = record.read(workdir)
+    if dataset is None:
+        names = there.class_names if there else ()  # which keep their order
+        with doing(console, f"reading {resolved.config.dataset}"):
+            dataset = sets.load(resolved.config, warn, resolved.plugins, class_names=names)
     if there is not None:  # a run goes on with the images as they were
         dataset = dataset._replace(whole=there.seen_whole(dataset.whole))
     with doing(console, "building the networks"):

@@ -43,6 +43,8 @@ def change(config, fields):
         ({"num_epochs": 0}, "config.num_epochs=0: must be greater than 0"),
         ({"eval_every_epochs": 0}, "config.eval_every_epochs=0: must be greater than 0"),
         ({"log_every_steps": 0}, "config.log_every_steps=0: must be greater than 0"),
+        ({"steps_per_call": 0}, "config.steps_per_call=0: must be greater than 0"),
+        ({"batch_norm": "synced"}, "config.batch_norm='synced': "),
         ({"learning_rate": -1.0}, "config.learning_rate=-1.0"),
         ({"learning_rate": float("inf")}, "config.learning_rate=inf: must be a finite number"),
         ({"orc.temperature": float("nan")}, "config.orc.temperature=nan: must be a finite number"),

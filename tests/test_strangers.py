@@ -82,7 +82,7 @@ def test_what_nohup_ignores_is_no_wish_to_leave():
     try:
         with watched(print) as stop:
             signal.raise_signal(signal.SIGHUP)
-            assert not stop.requested(1)
+            assert not stop.requested()
     finally:
         signal.signal(signal.SIGHUP, before)
 

@@ -68,8 +68,9 @@ def load(
 ) -> Folder:
     """The two splits, or with `train_split=None` the evaluation split alone, and the names of their classes.
 
-    These are the sorted ones of the training split. Without one they are `class_names`, those of a trained network, or
-    if they are not known, those of the evaluation split. It need not have all of them. The order of the files is that
+    These are the sorted ones of the training split, or `class_names` if they are the same in the order of a trained
+    network. Without a training split they are `class_names`, or if those are not known, the ones of the evaluation
+    split. It need not have all of them. The order of the files is that
     of their names and the same on every machine.
 
     Every file is looked at (see `checks.look`), so that a broken one is found now and not within the first epoch; with
@@ -87,10 +88,13 @@ def load(
         names, splits = tuple(class_names), {}
         for field, split in fields.items():
             splits[field] = layout.classes_of(root, field, split, options.label_file, names, others_too)
-            names = names or _ordered(splits[field])
+            found = _ordered(splits[field])
+            if field == "train_split" and set(found) != set(names):
+                names = ()
+            names = names or found
     except OSError as error:
         raise UserError(f"config.data_dir={root!r}: cannot be listed: {error}") from error
-    whose = "the network" if class_names else f"config.train_split={train_split!r}"
+    whose = "the network" if names == tuple(class_names) else f"config.train_split={train_split!r}"
     if unknown := [name for name in splits["eval_split"] if name not in names]:
         raise UserError(
             f"config.eval_split={eval_split!r} of {root} has {plural(len(unknown), 'class', 'classes')} that {whose} "

@@ -130,7 +130,7 @@ def load(logged: Logged, warn: Callable[[str], None]) -> Dataset:
         UserError: if it cannot be loaded, or is another one now.
     """
     record = logged.record
-    dataset = sets.load(logged.resolved.config, warn, logged.resolved.plugins)
+    dataset = sets.load(logged.resolved.config, warn, logged.resolved.plugins, class_names=record.class_names)
     if tuple(dataset.class_names) != record.class_names:
         raise UserError(f"{dataset.name} has other classes now than when the run in {logged.workdir} was started")
     if tuple(dataset.image_shape) != record.image_shape:

@@ -121,3 +121,13 @@ def test_damage_within_is_found_by_the_full_check(alone, tmp_path, monkeypatch):
         load(root, check="full")
     lines = []
     assert len(load(root, True, lines.append, check="full").train) == 1 and "1.png" in lines[0]
+
+
+def test_classes_called_by_numbers(tmp_path):
+    """In the order of the numbers; those of a trained network in its order, if they are the same."""
+    names = ("1", "2", "10")
+    root = make_tree(tmp_path, {f"{split}/{name}/0.png": PNG for split in ("train", "val") for name in names})
+    assert load(root).class_names == names
+    assert load(root, class_names=("1", "10", "2")).class_names == ("1", "10", "2")
+    assert load(root, class_names=("1", "10", "3")).class_names == names
+    assert list(load(root, class_names=("10", "1", "2")).train.labels) == [1, 0, 2]
