@@ -119,3 +119,21 @@ def test_repeated_forward_passes_take_less_memory_and_change_nothing(toy, config
         sizes.append(large.train_step.compile(*args).memory_analysis().temp_size_in_bytes)
     assert_close(*ends)
     assert sizes[1] < 0.6 * sizes[0]
+
+
+def branches(config, dataset):
+    """The conditionals and the loops of unknown length in a training step, as it is traced."""
+    stepper = Stepper(build_run(config, dataset))
+    indices = parallel.shard(batches(1, 16, 90)[0], 1)
+    text = str(jax.make_jaxpr(stepper.train_step.mapped)(stepper.init(), stepper.data, indices))
+    return re.findall(r"\b(cond|while|random_gamma)\[", text)
+
+
+def test_an_iteration_does_not_branch(toy, config):
+    """A GPU's host would wait for each: only on whose turn it is, for each promoted, in a pool of several stacks."""
+    for config.num_temporary_teachers in (1, 2):
+        assert branches(config, toy) == ["cond"] * config.num_temporary_teachers
+    config.teacher, config.student, config.assistants = "tiny_a", "tiny_a", "copies"
+    assert not branches(config, toy)
+    config.orc.mixup_alpha = 0.5
+    assert set(branches(config, toy)) == {"random_gamma"}  # which is a loop until it accepts
