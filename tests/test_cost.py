@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from orc_jax.cost import flops, total
-from orc_jax.models.conv import conv_general_dilated
+from orc_jax.models.conv import convolution_for
 
 
 def test_products_loops_and_branches():
@@ -19,7 +19,7 @@ def test_products_loops_and_branches():
 def test_convolutions_of_a_pool_and_their_gradients():
     """Without padding, a forward pass and both gradients do the same multiplications; members add up."""
     images, kernels = jnp.ones((4, 8, 8, 3)), jnp.ones((5, 3, 3, 3, 16))
-    conv = lambda x, w: conv_general_dilated(  # noqa: E731
+    conv = lambda x, w: convolution_for("cpu")(  # noqa: E731
         x, w, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     pool = jax.vmap(conv, in_axes=(None, 0))

@@ -34,8 +34,11 @@ def test_flags_and_overrides_in_any_order(tmp_path):
         (["--config.num_netwrks=5"], "field='num_netwrks' is not known. Did you mean num_networks"),
         (["--config", "digits", "--config.orc.temperatur=3"], "Did you mean orc.temperature"),
         (["--config.seed=1", "seed=2"], "not understood: seed=2. Overrides are written --config.field=value"),
-        (["--config"], "--config: needs a file; those that come along: configs/cifar10.py"),
-        (["--config=nowhere.py"], "--config=nowhere.py: there is no such file. Those that come along: configs/cifar10"),
+        (["--config"], "--config: needs a file; those that come along: configs/ablations.py"),
+        (
+            ["--config=nowhere.py"],
+            "--config=nowhere.py: there is no such file. Those that come along: configs/ablations",
+        ),
         (["--mode=evalute"], "--mode=evalute: value should be one of <train|evaluate>"),
         (["--config.num_epochs=many"], "--config.num_epochs=many: must be a whole number, such as 30"),
         (["--config.num_epochs=2.5"], "--config.num_epochs=2.5: must be a whole number, such as 30"),

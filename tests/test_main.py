@@ -30,6 +30,7 @@ def test_it_learns(tmp_path):
     assert last["eval/top1/0_resnet8"] > 0.9
 
 
+@pytest.mark.slow
 def test_programs_are_kept_from_run_to_run(tmp_path, monkeypatch):
     """A second run of the same kind, with another seed and in another folder, has nothing to add."""
     # jax keeps what took a second to compile; which programs did depends on the machine, so here it keeps all

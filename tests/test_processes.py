@@ -83,6 +83,7 @@ def whole(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_asked_to_stop_and_resumed_on_other_numbers_of_devices(whole, tmp_path):
     """From eight devices to one, and back to eight: the same run."""
     workdir = tmp_path / "run"

@@ -114,7 +114,7 @@ def test_a_streamed_run_resumes_as_if_it_had_not_been_interrupted(config, consol
         train(config, tmp_path / "run", console)
     (photos / "train" / "green").rename(photos / "train" / "grass")
     (photos / "val" / "green").rename(photos / "val" / "grass")
-    with pytest.raises(UserError, match=r"(?s)holds another run:.*class_names: 'green' there, 'grass' here"):
+    with pytest.raises(UserError, match=r"config.eval_split='val' of .* has 1 class that the network lacks: grass"):
         evaluate(config, tmp_path / "run", "latest", console)
 
 
@@ -192,11 +192,11 @@ def test_few_steps_are_under_way(config, console, tmp_path, monkeypatch):
     config.method, config.num_networks, config.assistants, config.log_every_steps = "independent", 2, "", 50
     waited, dispatched, under_way = jax.block_until_ready, training._Meter.dispatched, []
 
-    def noted(meter, step, state):
+    def noted(meter, *call):
         done = []
         with monkeypatch.context() as patch:
             patch.setattr(jax, "block_until_ready", lambda values: done.append(waited(values)))
-            dispatched(meter, step, state)
+            dispatched(meter, *call)
         under_way.append((len(done), len(meter.unfinished)))
 
     monkeypatch.setattr(training._Meter, "dispatched", noted)

@@ -138,6 +138,7 @@ def test_reproduce(walk, folder):
     assert not (folder / "runs" / "wrn_kd" / "pivot").exists() and (folder / "runs" / "wrn_report").is_dir()
 
 
+@pytest.mark.slow
 def test_extend(walk, folder):
     walk("extend")
     assert record.require(folder / "runs" / "mine").config["mean_teacher"] == {"temperature": 2.0, "weight": 1.0}

@@ -143,7 +143,9 @@ def _key(config: ConfigDict, field: str, features: dict[str, Any], kind: type, n
             f"none is a {kind.__name__}"
         )
     if len(likely) > 1:
-        raise UserError(f"config.dataset={config.dataset!r}: config.{field} must say which: {', '.join(likely)}")
+        raise UserError(
+            f"config.dataset={config.dataset!r}: config.{field} must say which: {', '.join(sorted(likely))}"
+        )
     return likely[0]
 
 

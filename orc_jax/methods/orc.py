@@ -113,7 +113,7 @@ def orc(
 
         # Intensive teaching.
         if intensive_teaching:
-            ratio = mix_ratio(context.key, intensive_samples, context.value("mixup_alpha", mixup_alpha))
+            ratio = mix_ratio(context.key, intensive_samples, mixup_alpha)
             rate = context.value("pivot_lr_multiplier", pivot_lr_multiplier)
             pivot = teach_pivot(context, pivot, batch, handed_back, ratio, rate)
         logits_p = (predict if pivot_batch_norm == "running" else forward)(pivot, images).logits
@@ -162,7 +162,7 @@ def orc(
         frozen=fixed,
         spares=spares,
         hand_back=handed_back_by,
-        values=("temperature", "beta", "mixup_alpha", "pivot_lr_multiplier"),
+        values=("temperature", "beta", "pivot_lr_multiplier"),
     )
 
 
@@ -175,12 +175,11 @@ PROMOTED = Share(
 )
 
 
-def mix_ratio(key: jax.Array, samples: str, alpha: float | jax.Array) -> jax.Array | float:
+def mix_ratio(key: jax.Array, samples: str, alpha: float) -> jax.Array | float:
     """lam of intensive teaching: 1 for the training samples alone, 0 for the feedback samples, else drawn."""
     if samples == "mixup":
         # Beta(1, 1) is uniform; other ratios come out of a loop that ends when a value on the device says so.
-        uniform = not isinstance(alpha, jax.Array) and alpha == 1
-        return jax.random.uniform(key) if uniform else jax.random.beta(key, alpha, alpha)
+        return jax.random.uniform(key) if alpha == 1 else jax.random.beta(key, alpha, alpha)
     return 1.0 if samples == "training" else 0.0
 
 

@@ -18,7 +18,6 @@ import torch
 from orc_jax import export
 from orc_jax.deploy.export import FORMATS, describe, export_member, to_stablehlo
 from orc_jax.deploy.import_torch import import_checkpoint
-from orc_jax.deploy.torch_file import read_arrays
 from orc_jax.errors import UserError
 from orc_jax.models import LARGE
 from orc_jax.testing import assert_identical
@@ -30,6 +29,7 @@ from tests.deploy.members import (
     member_of,
     network_of,
     photos,
+    read_arrays,
     save_pool,
     state_of,
 )

@@ -54,7 +54,8 @@ def test_against_pytorch(config, toy, variant):
     alpha = options.get("mixup_alpha", 1.0)
     promoted, shares, pivot_losses = np.zeros(both.size), np.zeros(both.size), 0.0
     for step, views, y in both:
-        lam = float(jax.random.beta(method_key(step), alpha, alpha))
+        key = method_key(step)
+        lam = float(jax.random.uniform(key) if alpha == 1 else jax.random.beta(key, alpha, alpha))
         lam = 0.0 if "intensive_samples" in options else lam
         result = torch_methods.orc(both.nets, both.optimizers, pivot_optimizer, views[0], y, lam, **theirs)
         for i in result["promoted"]:
