@@ -43,7 +43,7 @@ SAID = {
         "shares": (PROMOTED,),
         "stages": (PIVOT,),
         "spares": 2,
-        "values": ("temperature", "beta", "mixup_alpha", "pivot_lr_multiplier"),
+        "values": ("temperature", "beta", "pivot_lr_multiplier"),
     },
     "dgkd": {
         "roles": ("teacher", "assistant", "assistant", "target student"),
