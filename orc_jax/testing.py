@@ -273,7 +273,7 @@ class Comparison:
     def check(self) -> None:
         """Both have the same networks and scores, and all that learn have moved."""
         for name, values in self.scores.items():
-            np.testing.assert_allclose(self.state.totals[name], values, rtol=3e-4, err_msg=name)
+            np.testing.assert_allclose(self.state.totals[name], values, rtol=1e-4, err_msg=name)
         for i, net in enumerate(self.nets):
             before, after = (self.member(state, i).params for state in (self.start, self.state))
             assert_same_network(self.member(self.state, i), net)

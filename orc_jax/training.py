@@ -152,14 +152,9 @@ def fit(
                         row, timing = meter.report(step, epoch, state)
                         state = reset_totals(state)
                         if epoch % config.eval_every_epochs == 0 or epoch == config.num_epochs:
-                            try:
-                                with bar.doing("evaluating"):
-                                    result = evaluate(state.stacks)
-                                row |= metrics.of_evaluation(result)
-                            except UserError:
-                                if stop.signal is None:
-                                    raise
-                                leaving = True  # with the state; what was evaluated has ended with its workers
+                            with bar.doing("evaluating"):
+                                result = evaluate(state.stacks)
+                            row |= metrics.of_evaluation(result)
                         # The row goes before the checkpoint: one too many is dropped on resuming, one too few is lost.
                         log.write(row, timing)
                         line = display.epoch_line(run, title, row, timing, terminal.width(console))

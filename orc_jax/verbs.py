@@ -37,9 +37,8 @@ class Setup(NamedTuple):
     num_steps: int  # of the run
     axis_name: str | None  # the mapped axis of devices; None outside pmap
     unit_rate: optax.Schedule | None = None  # the schedule of rate 1, if the rate is an argument of the program
-    optimizers: Mapping[str, optax.GradientTransformation] = MappingProxyType(
-        {}
-    )  # by architecture, where it is another
+    # By architecture, where it is another.
+    optimizers: Mapping[str, optax.GradientTransformation] = MappingProxyType({})
 
     def optimizer_of(self, stack: str) -> optax.GradientTransformation:
         """That of a stack, or of a head."""

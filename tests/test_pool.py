@@ -66,6 +66,17 @@ def test_select_and_put():
     assert numbers(pool) == [0, 1, 2, 3, 4]  # nothing is changed in place
 
 
+@pytest.mark.parametrize("members", [[0], [1, 2, 3], [0, 3], [1, 3], [0, 1, 2, 3]])
+def test_rows_of_one_stack(members):
+    """Next to each other or not, at its ends or within."""
+    pool = numbered(*"aaaa")
+    part = pool.select(members)
+    assert numbers(part) == members
+    back = pool.put(part.replace(stacks=jax.tree.map(lambda x: x + 0.5, part.stacks)))
+    expected = [i + 0.5 * (i in members) for i in range(4)]
+    np.testing.assert_array_equal(back.stacks["a"].params["w"][:, 0], expected)
+
+
 def test_a_selection_keeps_its_numbers():
     """Member 4 is member 4 wherever it is, and the rows of a part are looked up in the part."""
     pool = numbered(*FIVE)

@@ -101,7 +101,6 @@ def orc(
     def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
         pivot, students = pool.select([0]), pool.select(range(1 + len(fixed), pool.size))
         images, labels = context.normalize(batch.images), batch.labels
-
         t, b = context.value("temperature", temperature), context.value("beta", beta)
 
         # Evaluation and role change, on the global batch.
