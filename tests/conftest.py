@@ -68,14 +68,11 @@ def programs(tmp_path_factory):
     return tmp_path_factory.mktemp("programs")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True, scope="session")
 def kept_programs(programs):
-    """For files whose runs are started several times, or are the same as in others: each program is compiled once."""
+    """Each program is compiled once, whichever file needs it."""
     jax.config.update("jax_compilation_cache_dir", str(programs))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(autouse=True)

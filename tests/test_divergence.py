@@ -10,7 +10,7 @@ from orc_jax.testing import build_run
 from orc_jax.workdir import checkpoint, metrics
 from tests.helpers import evaluate, final_state, printed, train
 
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
 
 
 def test_a_diverging_member_stops_the_run(config, console, tmp_path):

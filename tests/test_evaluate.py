@@ -11,7 +11,7 @@ from orc_jax.errors import UserError
 from orc_jax.workdir import metrics
 from tests.helpers import evaluate, printed, train
 
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
 
 
 def test_evaluation_restores_what_training_saved(finished, config, console, tmp_path, monkeypatch, toy):

@@ -48,7 +48,7 @@ def test_the_notebook(monkeypatch):
 
 
 @pytest.fixture
-def trained_on_arrays(toy, tmp_path, config, kept_programs):
+def trained_on_arrays(toy, tmp_path, config):
     """The result of two tiny networks, on arrays whose classes have no names, in a folder of ours."""
     config.update(method="independent", num_networks=2, assistants="")
     return orc_jax.train(config, toy.train, toy.test, workdir=tmp_path / "run", console=Console(quiet=True))

@@ -25,7 +25,7 @@ from tests import own_modules
 from tests.helpers import evaluate, printed, train
 from tests.report.reading import read
 
-pytestmark = pytest.mark.usefixtures("toy_set", "mine", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set", "mine")
 METHODS = """
 import functools
 

@@ -11,8 +11,6 @@ from orc_jax.step import in_turn, make_train_step
 from orc_jax.testing import assert_close, assert_devices_agree, assert_identical, batches, build_run, run_steps
 from tests.helpers import stepper_of
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
-
 
 def test_one_device_equals_four(toy, config):
     """Parameters, statistics, roles and feedback; augmentation and mix-up included."""

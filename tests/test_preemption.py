@@ -21,7 +21,7 @@ from orc_jax.workdir import checkpoint, metrics
 from tests.helpers import final_state, printed, train
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
 
 
 def at_step(monkeypatch, folder, at, action):

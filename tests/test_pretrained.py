@@ -14,7 +14,7 @@ from orc_jax.testing import assert_identical, build_run
 from orc_jax.workdir import metrics
 from tests.helpers import contents, final_state, printed, train
 
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
 
 
 def test_the_pivot_teacher_of_another_run_is_used(finished, config, console, tmp_path, toy):

@@ -18,7 +18,7 @@ from orc_jax.run import abstract_state, build
 from orc_jax.step import make_train_step
 from orc_jax.workdir import metrics
 
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
 
 FLOATS = [0.0, 0.5, 1.0, 4.0, -1.0, 1e-9, 1e30, np.nan, np.inf, -np.inf]
 INTEGERS = [0, 1, 2, 3, 4, 5, 8, 16, 90, 91, -1, -5, 10**9]

@@ -13,8 +13,6 @@ from orc_jax.step import Evaluation, init_state, make_evaluation_step, make_trai
 from orc_jax.testing import Stepper, assert_close, assert_identical, batches, build_run, run_steps
 from tests.helpers import stepper_of
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
-
 
 def test_a_pool_trains_as_its_members_one_by_one(toy, config):
     config.method = "independent"

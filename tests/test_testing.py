@@ -11,7 +11,6 @@ from tests import own_modules
 from tests.methods import torch_methods
 from tests.methods.comparison import NETWORKS
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
 BROKEN = """
 import itertools
 

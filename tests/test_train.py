@@ -15,7 +15,7 @@ from orc_jax.testing import assert_identical, build_run
 from orc_jax.workdir import checkpoint, logs, metrics, record
 from tests.helpers import evaluate, final_state, printed, train
 
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
 
 
 def test_what_a_run_leaves_behind(finished):

@@ -19,7 +19,7 @@ import jax
 import jax.export
 import numpy as np
 
-from orc_jax import commands
+from orc_jax import cache, commands
 from orc_jax.deploy.member import Member, classifier, load_member
 from orc_jax.deploy.torch_layout import state_dict
 from orc_jax.errors import UserError, require_choice
@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--out", type=commands.path, required=True, help="the file to write, and beside it FILE.json")
     args = parser.parse_args()
     commands.quiet()
+    commands.keep_programs(str(cache.folder()))
     with doing(make_console(), f"writing {args.out}"), commands.reported():
         written = export_member(args.workdir, args.member, args.checkpoint, args.format, args.out, args.own)
     print(

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from orc_jax import commands
+from orc_jax import cache, commands
 from orc_jax.deploy.ensemble import ENSEMBLE, load_ensemble
 from orc_jax.deploy.member import Member, classifier, load_member
 from orc_jax.errors import UserError, require
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image file of any kind Pillow reads")
     args = parser.parse_args()
     commands.quiet()
+    commands.keep_programs(str(cache.folder()))
     with commands.reported():
         require("--top", args.top, args.top > 0, "at least 1")
         together = args.member == ENSEMBLE

@@ -7,7 +7,7 @@ python -m orc_jax.report --workdir runs/compare_cifar100    # the folder of orc_
 The runs are only read, and may be training.
 """
 
-from orc_jax import commands
+from orc_jax import cache, commands
 from orc_jax.report.write import in_words, write_report
 from orc_jax.terminal import doing, make_console, warner
 
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--data_dir", help="where the data set is, if no more where config.data_dir says")
     args = parser.parse_args()
     commands.quiet()
+    commands.keep_programs(str(cache.folder()))
     console = make_console()
     with doing(console, "evaluating and drawing for the report"), commands.reported():
         written = write_report(

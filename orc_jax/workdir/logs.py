@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
 from orc_jax import hosts
 from orc_jax.config import flat, tracker_names
@@ -72,7 +72,7 @@ class TensorBoard:
     """Writes event files to `tensorboard/` in the workdir, the config as a text among them."""
 
     def __init__(self, workdir: Path, step: int, config: ConfigDict):
-        self.writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self.writer = _tensorboard().SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         rows = [f"| {name} | {json.dumps(value)} |" for name, value in flat(json.loads(config.to_json())).items()]
         self.writer.add_text("config", "\n".join(["| field | value |", "|---|---|", *rows]), step)
 
@@ -89,6 +89,18 @@ class TensorBoard:
     def close(self) -> None:
         """Ends the event file."""
         self.writer.close()
+
+
+def _tensorboard() -> Any:
+    """The module tensorboardX, without PyTorch, which it would import for seconds to tell arrays that none has here."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # as import has it: not to be found
+    try:
+        return importlib.import_module("tensorboardX")
+    finally:
+        if hidden:
+            del sys.modules["torch"]
 
 
 class WeightsAndBiases:

@@ -23,7 +23,7 @@ from tests import own_modules
 from tests.helpers import printed
 from tests.report.reading import read
 
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
 METHODS = ["kd", "pcl", "independent"]
 
 

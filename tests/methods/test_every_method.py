@@ -21,7 +21,7 @@ from orc_jax.testing import assert_close, assert_devices_agree, build_run
 from orc_jax.workdir import metrics
 from tests.helpers import evaluate, printed, stepper_of, train
 
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
 
 
 def for_method(config, method):

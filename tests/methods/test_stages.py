@@ -9,7 +9,7 @@ from orc_jax.workdir import logs, metrics, record
 from tests.helpers import evaluate, final_state, train
 from tests.methods.test_every_method import for_method
 
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
 
 
 def test_dgkd_is_resumed_in_any_stage(config, console, tmp_path, monkeypatch, toy):

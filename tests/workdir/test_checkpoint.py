@@ -14,7 +14,7 @@ from orc_jax.testing import assert_identical, build_run
 from orc_jax.workdir import checkpoint, metrics
 from tests.helpers import files, final_state, printed, train
 
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
 
 
 def test_the_two_latest_and_the_best_are_kept(config, toy, tmp_path):

@@ -8,7 +8,7 @@ from orc_jax.errors import UserError
 from orc_jax.workdir.files import locked, replace_text, writing
 from tests.helpers import train
 
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
 
 
 def test_a_workdir_has_one_run_at_a_time(config, console, tmp_path):

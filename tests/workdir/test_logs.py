@@ -17,7 +17,15 @@ from orc_jax.config import TRACKERS, tracker_names
 from orc_jax.workdir import logs, metrics
 from tests.helpers import train
 
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
+
+
+def test_tensorboard_comes_without_pytorch(config, tmp_path, monkeypatch):
+    """Which takes seconds to import, in every process."""
+    for name in ("torch", "tensorboardX", "tensorboardX.global_writer", "tensorboardX.writer"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    logs.TensorBoard(tmp_path, 0, config).close()
+    assert "torch" not in sys.modules and list((tmp_path / "tensorboard").iterdir())
 
 
 def test_trackers_are_equal(config, console, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from orc_jax.testing import assert_identical, build_run
 from orc_jax.workdir import metrics, record
 from tests.helpers import RELAXED, evaluate, final_state, printed, train
 
-pytestmark = pytest.mark.usefixtures("toy_set", "kept_programs")
+pytestmark = pytest.mark.usefixtures("toy_set")
 
 
 def as_written(one):
