@@ -78,6 +78,13 @@ def classes_of(root: str, field: str, split: str, label_file: str, known: Sequen
     return result
 
 
+def class_folders(root: str, split: str) -> list[str]:
+    """The names of the class folders of a split, sorted; none if it is not there, or has no such folders."""
+    path = os.path.join(root, split)
+    folders = _entries(os.fsencode(path))[0] if root and os.path.isdir(path) else {}
+    return [] if folders.keys() <= {"images"} else list(folders)
+
+
 def looks_like_image(name: str) -> bool:
     """Whether a name ends as those of images that Pillow reads do."""
     return os.path.splitext(name)[1].lower() in Image.registered_extensions()

@@ -144,6 +144,8 @@ def _folder(config: ConfigDict, warn: Callable[[str], None], trains: bool, class
     options = folder.Options(label_file=config.label_file, **fields)
     # Where nothing is trained, a training split tells at most the names of the classes.
     train_split = config.train_split if trains else None
+    if not trains and not class_names:
+        class_names = folder.in_order(layout.class_folders(config.data_dir, config.train_split))
     return folder.load(config.data_dir, train_split, config.eval_split, options, warn, class_names)
 
 

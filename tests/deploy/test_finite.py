@@ -1,0 +1,39 @@
+"""Weights that compute nothing are refused wherever they are used: not at last seen in a probability."""
+
+import numpy as np
+import pytest
+
+from orc_jax.deploy.finite import require_usable
+from orc_jax.deploy.member import load_member
+from orc_jax.deploy.predict import predict
+from orc_jax.errors import UserError
+from tests.data.pictures import encode, picture
+from tests.deploy.members import save_pool
+
+
+@pytest.mark.parametrize(
+    ("params", "stats", "text"),
+    [
+        ({"a.kernel": [1.0, np.nan]}, {}, r"it holds weights that are not finite: a.kernel \(1 of 2 values\)"),
+        ({"a.kernel": [-np.inf]}, {"b.var": [np.nan]}, r"not finite: a.kernel \(1 of 1 values\), b.var \(1 of 1"),
+        ({"a.kernel": [-1.0]}, {"b.mean": [-1.0], "b.var": [1.0, -1e-3]}, "it holds variances below zero: b.var$"),
+        ({f"{i}.kernel": [np.nan] for i in range(9)}, {}, "4.kernel .1 of 1 values. and 4 more$"),
+    ],
+)
+def test_what_is_refused(params, stats, text):
+    with pytest.raises(UserError, match=text):
+        require_usable(
+            "it", {k: np.float32(v) for k, v in params.items()}, {k: np.float32(v) for k, v in stats.items()}
+        )
+
+
+def test_a_network_that_computes_is_not_refused():
+    require_usable("it", {"a.kernel": np.float32([-1e30, 0])}, {"b.var": np.float32([0, 1e-30])})
+
+
+def test_an_answer_that_is_no_number_is_no_prediction(tmp_path):
+    save_pool(tmp_path / "run", ["tiny_a"])
+    (tmp_path / "x.png").write_bytes(encode(picture(8, 8), "PNG"))
+    member = load_member(tmp_path / "run", "0", "latest")
+    (row,) = predict(member, [tmp_path / "x.png"], 3, lambda images: np.full((len(images), 3), np.nan))
+    assert row == {"file": str(tmp_path / "x.png"), "error": "the network's answer is not a number"}
