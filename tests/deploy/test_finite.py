@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from orc_jax.deploy.finite import require_usable
 from orc_jax.deploy.member import load_member
@@ -29,6 +30,24 @@ def test_what_is_refused(params, stats, text):
 
 def test_a_network_that_computes_is_not_refused():
     require_usable("it", {"a.kernel": np.float32([-1e30, 0])}, {"b.var": np.float32([0, 1e-30])})
+
+
+def test_what_may_not_have_been_seen_as_it_was_meant_has_a_note(tmp_path):
+    """12 bits in 16, by a network of images of 8 bits, and by one that was told what is white."""
+    save_pool(tmp_path / "run", ["tiny_a"])
+    member = load_member(tmp_path / "run", "0", "latest")
+    (tmp_path / "x.png").write_bytes(encode(Image.fromarray(np.arange(0, 4096, 64, np.uint16).reshape(8, 8)), "PNG"))
+    notes, seen = [], []
+    for asked in (member, member._replace(pixel_range=(0, 4095)), member._replace(pixel_range=(5000, 6000))):
+        answers = lambda images: seen.append(images.max()) or np.ones((len(images), 3))  # noqa: E731
+        (row,) = predict(asked, [tmp_path / "x.png"], 1, answers)
+        notes.append(row.get("note"))
+    assert notes == [
+        "16 bits of grey from 0 to 4032, of which 0 is seen as black and 65535 as white",
+        None,
+        "16 bits of grey from 0 to 4032, of which 5000 is seen as black and 6000 as white",
+    ]
+    assert seen == [15, 251, 0]
 
 
 def test_an_answer_that_is_no_number_is_no_prediction(tmp_path):
