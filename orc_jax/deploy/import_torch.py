@@ -28,8 +28,8 @@ from orc_jax.deploy.finite import require_usable
 from orc_jax.deploy.other_names import known_as
 from orc_jax.deploy.torch_file import read_state_dicts
 from orc_jax.deploy.torch_kinds import is_safetensors
-from orc_jax.deploy.torch_layout import COUNTER, from_torch, torch_name, torch_shape
-from orc_jax.deploy.torch_match import ROOT, Arrays, candidates, differences, named, same
+from orc_jax.deploy.torch_layout import from_torch, torch_name, torch_shape
+from orc_jax.deploy.torch_match import ROOT, Arrays, beside, candidates, counts, differences, named, same
 from orc_jax.errors import UserError, require_choice
 from orc_jax.models import LARGE, MODELS
 from orc_jax.models.network import Params, make_network, weight_shapes
@@ -37,6 +37,7 @@ from orc_jax.terminal import doing, make_console
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.record import Record
 
+SHOWN = 5  # names in an error
 USUAL_CROP = 0.875  # of a network for 224x224 images: of 256
 READ = ("architecture", "class_names", "input", "resize", "pixel_range", "mean", "std")  # of the metadata of an export
 
@@ -91,7 +92,7 @@ def convert(
     trained on, both sides or (height, width), by default what `model` is made for.
 
     Raises:
-        UserError: listing the arrays that are missing, left over, or of another shape.
+        UserError: listing the arrays that are missing, left over, of another shape, or no numbers of floating point.
     """
     size = image_size or _usual_sides(model)
     sides: tuple[int, int] = (size, size) if isinstance(size, int) else size
@@ -103,13 +104,16 @@ def convert(
         channels = _read_off(arrays, name, 1, channels)
     image_shape = (*sides, channels)
     wanted = _shapes(model, classes, image_shape)
-    left_over = {name: value for name, value in arrays.items() if not name.endswith(f".{COUNTER}")}
-    found, missing, shapes_differ = ({}, {}), [], []
+    left_over = {name: value for name, value in arrays.items() if not counts(name)}
+    found, missing, shapes_differ, whole = ({}, {}), [], [], []
     for kind, shapes in enumerate(wanted):
         for name, shape in shapes.items():
             value = left_over.pop(torch_name(name), None)
             if value is None:
                 missing.append(torch_name(name))
+                continue
+            if not jax.dtypes.issubdtype(value.dtype, np.floating):
+                whole.append(f"{torch_name(name)} ({value.dtype})")
                 continue
             array = from_torch(value)
             if array.shape != shape:
@@ -118,6 +122,11 @@ def convert(
     if missing or shapes_differ or left_over:
         left = [f"{name} {value.shape}" for name, value in left_over.items()]
         raise differences(model, missing, shapes_differ, left, sum(map(len, found)))
+    if whole:
+        raise UserError(
+            f"weights that are no numbers of floating point: {', '.join(whole[:SHOWN])}. Quantised ones cannot be "
+            "read: save them as float32"
+        )
     return *found, classes, image_shape
 
 
@@ -143,7 +152,8 @@ def choose(
             errors.append(error)
     if not fitting:
         others = ", ".join(list(there)[1:])
-        also = f"\nOf {next(iter(there))}; there are also {others}" if others else ""
+        first = next(iter(there))
+        also = f"\nOf {first}; there are also {others}" if others else beside(found, there[first])
         raise UserError(f"{errors[0]}{_instead(found, model, image_size)}{also}")
     label, *others = fitting
     if any(not same(there[label], there[other]) for other in others):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterator
 
 HEADS = ("fc", "linear", "classifier", "head", "head.fc")  # the last layer
 SHORTCUTS = ("downsample", "shortcut")  # the projections of residual networks
+# What wrappers of a part put into names; what stands before all names is no matter of names (see `torch_match`).
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 # timm's MobileNetV2. torchvision's names are those of the network here.
 TIMM_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # of each stage
@@ -83,3 +85,5 @@ def _spellings(model: str, name: str) -> Iterator[str]:
         yield from (f"{head}.{leaf}" for head in HEADS)
     for one, other in (SHORTCUTS, SHORTCUTS[::-1]):
         yield name.replace(f".{one}.", f".{other}.")
+    first, *rest = name.split(".")
+    yield ".".join([first, *(part for part in rest if part not in WRAPPERS)])

@@ -65,6 +65,7 @@ def read_state_dicts(path: Path) -> dict[str, dict[str, np.ndarray]]:
         raise UserError(f"{path} holds NumPy arrays, not tensors: save them by safetensors.numpy.save_file")
     if not found:
         what = f"has {', '.join(map(str, checkpoint))}" if isinstance(checkpoint, dict) else f"is a {_name(checkpoint)}"
+        what = "is empty" if isinstance(checkpoint, dict) and not checkpoint else what
         raise UserError(f"{path} holds no state dict: it {what}")
     return found
 
@@ -241,9 +242,12 @@ def _read_old(path: Path) -> Any:
 
     with path.open("rb") as file:
         plain = [_unpickler(file, storage) for _ in range(3)]
-        magic, _, _ = (unpickler.load() for unpickler in plain)
-        if magic != OLD_MAGIC:
-            raise ValueError("neither a zip archive nor of the old format")
+        if plain[0].load() != OLD_MAGIC:
+            raise ValueError(
+                "it is a pickle that torch.save has not written: read it there, and torch.save what it holds"
+            )
+        for unpickler in plain[1:]:
+            unpickler.load()
         result = _unpickler(file, storage).load()
         for key in _unpickler(file, storage).load():
             count = int.from_bytes(file.read(8), "little")

@@ -46,6 +46,8 @@ def foreign(path: Path) -> str | None:
         return _json(path)
     if zipfile.is_zipfile(path):
         return _archive(path)
+    if head.isascii() and head.decode().replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+        return f"text, not weights: {head.decode().split(chr(10))[0][:60]!r}"
     return (
         "a tar archive: unpack it first, or name a file in it" if head[257:262] == b"ustar" or _is_tar(path) else None
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 RENAMED = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 COUNTER = "num_batches_tracked"  # of a PyTorch batch normalisation; ours does not count
+COUNTERS = (COUNTER, "total_ops", "total_params")  # and of a tool that counts operations: nothing is computed with them
 # By number of axes: where ours lie in PyTorch's array. Convolutions [out, in, h, w] to [h, w, in, out], linear layers
 # [out, in] to [in, out].
 AXES = {2: (1, 0), 4: (2, 3, 1, 0)}

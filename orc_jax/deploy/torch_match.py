@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 
-from orc_jax.deploy.torch_layout import COUNTER
+from orc_jax.deploy.torch_layout import COUNTERS
 from orc_jax.errors import UserError
 
 Arrays = dict[str, np.ndarray]
@@ -36,7 +36,7 @@ def candidates(
     most = max(shared.values(), default=0)
     if not shared or most < LEAST * len(wanted):
         place = max(found, key=lambda place: len(found[place]))
-        names = [name for name in found[place] if not name.endswith(f".{COUNTER}")]
+        names = [name for name in found[place] if not counts(name)]
         keys = [(place, _common(names))]
     else:
         keys = [key for key, count in shared.items() if count > most / 2]
@@ -45,6 +45,11 @@ def candidates(
         _label(place, prefix): _renamed(_below(found[place], prefix, [p for q, p in keys if q == place]), known_as)
         for place, prefix in keys
     }
+
+
+def counts(name: str) -> bool:
+    """Whether an array only counts something, so that no network needs it."""
+    return name.rpartition(".")[2] in COUNTERS
 
 
 def _split(name: str) -> Iterator[tuple[str, str]]:
@@ -73,8 +78,8 @@ def _below(arrays: Arrays, prefix: str, prefixes: list[str]) -> Arrays:
 def _renamed(arrays: Arrays, known_as: Callable[[str], str]) -> Arrays:
     """The arrays by their names here; those of which several would have one name keep their own."""
     names = {name: known_as(name) for name in arrays}
-    counts = Counter(names.values())
-    return {names[name] if counts[names[name]] == 1 else name: value for name, value in arrays.items()}
+    holders = Counter(names.values())
+    return {names[name] if holders[names[name]] == 1 else name: value for name, value in arrays.items()}
 
 
 def _label(place: str, prefix: str) -> str:
@@ -104,13 +109,20 @@ def same(one: Arrays, other: Arrays) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
+def beside(found: Mapping[str, Arrays], arrays: Arrays) -> str:
+    """The names in a file that are no part of the candidate `arrays`, for a message; empty if there are none."""
+    ends = tuple(f".{name}" for name in arrays)
+    others = [name for place in found.values() for name in place if not f".{name}".endswith(ends) and not counts(name)]
+    return f"\nBeside it in the file: {', '.join(_shortened(others))}" if others else ""
+
+
 def differences(model: str, missing: list[str], shapes: list[str], left: list[str], shared: int) -> UserError:
     """The error for a file that is not one of `model`, with names of both sides and what is likely the cause.
 
     `shared` is the number of names that both have.
     """
     kinds = {"missing": missing, "of another shape": shapes, "left over": left}
-    lines = [f"{kind}: {text}" for kind, texts in kinds.items() for text in _shortened(texts, kind)]
+    lines = [f"{kind}: {text}" for kind, texts in kinds.items() for text in _shortened(texts)]
     count = sum(map(len, kinds.values()))
     shown = "\n  ".join(lines)
     return UserError(
@@ -119,7 +131,7 @@ def differences(model: str, missing: list[str], shapes: list[str], left: list[st
     )
 
 
-def _shortened(texts: list[str], kind: str) -> list[str]:
+def _shortened(texts: list[str]) -> list[str]:
     more = len(texts) - SHOWN
     return texts[:SHOWN] if more <= 0 else [*texts[:SHOWN], f"and {more} more"]
 

@@ -60,6 +60,8 @@ def test_vgg16_of_torchvision_is_the_same_layers_in_the_same_order():
         ("densenet_40_12_norm", "features.norm5.weight", "features.norm_final.weight"),
         ("densenet_40_12_norm", "classifier.weight", "fc.weight"),
         ("mobilenet_v2_1_4", "blocks.0.0.conv_pw.weight", "features.1.conv.1.weight"),
+        ("resnet8", "layer1.0._checkpoint_wrapped_module.conv1.weight", "layer1.0.conv1.weight"),
+        ("resnet8", "layer1._orig_mod.0.bn1.bias", "layer1.0.bn1.bias"),
         ("resnet8", "head.other.weight", None),
         ("MobileNetV1", "blocks.0.0.conv_dw.weight", None),  # whose stem is another one
     ],

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import tarfile
 import zipfile
 
@@ -45,6 +46,8 @@ FILES = {
     "error of a store": (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "a web page"),
     "index": (INDEX.encode(), "an index of shards: the weights are in model-1.safetensors, model-2.safetensors"),
     "JSON": (b'{"error": "no such file"}', "text in JSON, not weights"),
+    "text": (b"hello\n", "text, not weights: 'hello'"),
+    "pickle": (pickle.dumps({"a": 1}), "a pickle that torch.save has not written"),
     "Keras": (b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file, as Keras writes them"),
     "npz": (npz(), r"NumPy arrays \(.npz\)"),
     "npy": (b"\x93NUMPY" + bytes(99), "a NumPy array"),
