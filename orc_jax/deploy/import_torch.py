@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from orc_jax import commands
@@ -112,7 +113,7 @@ def convert(
             if value is None:
                 missing.append(torch_name(name))
                 continue
-            if not jax.dtypes.issubdtype(value.dtype, np.floating):
+            if not jnp.issubdtype(value.dtype, jnp.floating):
                 whole.append(f"{torch_name(name)} ({value.dtype})")
                 continue
             array = from_torch(value)
