@@ -15,6 +15,9 @@ from orc_jax.errors import UserError, unknown
 SHIPPED = next(path for path in (Path(__file__).parents[i] / "configs" for i in (1, 0)) if path.is_dir())
 # What a network for this many classes was most likely trained on.
 USUAL_SETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet2012"}
+# What a field may be, by the type of its default; a list will do for a tuple, a whole number for any.
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", tuple: "a tuple", str: "text"}
+ALSO = {float: (int, float), tuple: (tuple, list)}
 EVAL_SPLITS = ("val", "validation", "valid", "test", "eval")  # what folders of images call it
 
 
@@ -34,7 +37,7 @@ def find(given: str) -> Path:
     Raises:
         UserError: if there is none.
     """
-    path = Path(given)
+    path = place("--config", given)
     comes_along = SHIPPED / f"{path.stem}.py"
     if path.is_file():
         return path
@@ -67,7 +70,7 @@ def load(given: str) -> ConfigDict:
         config = make(*([argument] if colon else []))
     except UserError:
         raise
-    except Exception as error:  # whatever a person's file does
+    except (Exception, SystemExit) as error:  # whatever a person's file does
         raise UserError(f"{where}: get_config has failed: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(
@@ -90,8 +93,8 @@ def _executed(path: Path, where: str):
     except UserError:
         raise
     except SyntaxError as error:
-        raise UserError(f"{where}: line {error.lineno} is not Python: {error.msg}") from error
-    except Exception as error:
+        raise UserError(f"{where}: line {error.lineno or 1} is not Python: {error.msg}") from error
+    except (Exception, SystemExit) as error:
         raise UserError(f"{where}: cannot be executed: {type(error).__name__}: {error}") from error
     finally:
         sys.path[:] = before
@@ -100,19 +103,25 @@ def _executed(path: Path, where: str):
 def check_fields(config: ConfigDict, where: str) -> None:
     """Checks that a config has the fields that there are, no fewer, and no more but for options of an own method.
 
+    And that their values are of their kinds: a config holds to these itself, but not for None, nor if told otherwise.
+
     Raises:
         UserError: naming the first field that is wrong.
     """
     from orc_jax.config import default, flat, own_section
 
     fields, known = flat(config.to_dict()), flat(default().to_dict())
-    own = own_section(config)  # of a method of their own
+    own = own_section(config) if "method" in fields else None  # of a method of their own
     for field in fields:
         if field not in known and field.partition(".")[0] != own:
             raise unknown(f"{where}: config field", field, known)
     for field in known:
         if field not in fields:
             raise UserError(f"{where}: lacks config.{field}; configs start from orc_jax.config.default()")
+        kind, value = type(known[field]), fields[field]
+        accepted = ALSO.get(kind, kind)
+        if kind in KINDS and (not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool)):
+            raise UserError(f"{where}: config.{field}={value!r}: must be {KINDS[kind]}, such as {known[field]!r}")
 
 
 def place(field: str, given: str | Path) -> Path:
@@ -179,9 +188,11 @@ def adapted(config: ConfigDict, given: Collection[str]) -> list[str]:
     first_drop = min(config.lr_boundaries, default=1.0) if config.lr_schedule == "step" else 1.0
     if config.warmup_epochs >= epochs * first_drop:
         new["warmup_epochs"] = epochs * min(0.1, first_drop / 2)
-    if config.dataset == "folder" and not (Path(config.data_dir) / config.eval_split).is_dir():
-        there = (split for split in EVAL_SPLITS if (Path(config.data_dir) / split).is_dir())
-        new["eval_split"] = next(there, config.eval_split)
+    if config.dataset == "folder":
+        root = place("config.data_dir", config.data_dir)
+        if not (root / config.eval_split).is_dir():
+            there = (split for split in EVAL_SPLITS if (root / split).is_dir())
+            new["eval_split"] = next(there, config.eval_split)
     lines = []
     for field, value in new.items():
         if field not in given and config[field] != value:

@@ -88,12 +88,8 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
     whole = there.seen_whole(dataset.whole)
     run = build(resolved, dataset._replace(mean=there.mean, std=there.std, whole=whole), jax.local_devices())
     record.require_evaluable(there, run.record(), resolved.models, workdir)
-    if there.imported is not None and not there.class_names:
-        first = ", ".join(dataset.class_names[:4])
-        terminal.warner(console)(
-            "note: the imported weights do not know the names of their classes; taken is the order of the data set: "
-            f"{first} ... If theirs is another, import them again with --class_names"
-        )
+    if note := record.assumed_order(there, dataset.class_names):
+        terminal.warner(console)(note)
     with doing(console, "reading the checkpoint"):
         trained = checkpoint.restore_networks(workdir, there, which, run.sharding, resolved.plugins, heads(run))
     result = {"step": trained.step, "dataset": config.dataset, "split": config.eval_split}

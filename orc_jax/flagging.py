@@ -135,9 +135,6 @@ def _override(config: ConfigDict, argv: list[str]) -> dict[str, Any]:
     return overrides
 
 
-KINDS = {int: "a whole number", float: "a number", bool: "True or False", tuple: "a tuple"}
-
-
 def _told(text: str, fields: dict[str, Any] | None = None) -> str:
     """The message of a flag with a wrong value."""
     found = re.search(r"flag --([\w.]+)=(.*?): (.*)", text, re.DOTALL)
@@ -145,7 +142,11 @@ def _told(text: str, fields: dict[str, Any] | None = None) -> str:
         return " ".join(text.split())
     name, value, reason = found.groups()
     now = (fields or {}).get(name.removeprefix("config."))
-    wanted = f"must be {KINDS[type(now)]}, such as {now}" if type(now) in KINDS else " ".join(reason.split())
+    wanted = (
+        f"must be {config_files.KINDS[type(now)]}, such as {now}"
+        if type(now) in config_files.KINDS
+        else " ".join(reason.split())
+    )
     return f"--{name}={value}: {wanted}"
 
 

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from orc_jax import training
 from orc_jax.config import Resolved, default, resolve
+from orc_jax.config_files import check_fields
 from orc_jax.data import arrays, sets
 from orc_jax.deploy.member import Member, classifier, load_member, network_of
 from orc_jax.errors import UserError
@@ -74,6 +75,8 @@ def train(
             cannot be written or none restored.
         Interrupted: if the run was asked to stop, and has saved its state.
     """
+    if not isinstance(config, Resolved):
+        check_fields(config, "orc_jax.train")
     resolved, dataset = config if isinstance(config, Resolved) else resolve(config), None
     if train_set is not None and test_set is not None:
         names = class_names or arrays.class_names(arrays.checked("train", *train_set).labels)

@@ -83,6 +83,23 @@ def find_members(run: Run, source: Path, members: Sequence[int], field: str = ""
     return found
 
 
+def notes(run: Run, sources: Sequence[Source]) -> list[str]:
+    """What is to be said of networks trained elsewhere: how their classes and images compare with those here."""
+    lines = []
+    for source in sources:
+        if source.run is not None:
+            continue
+        there, here = record.require(source.folder), run.record()
+        if note := record.assumed_order(there, here.class_names):
+            lines.append(f"{note} ({source.folder})")
+        if there.pixel_range and there.pixel_range != here.pixel_range:
+            lines.append(
+                f"note: the networks of {source.folder} have seen images by stream.pixel_range={there.pixel_range}, "
+                f"here it is {here.pixel_range}"
+            )
+    return lines
+
+
 def load_members(run: Run, source: Path, members: Sequence[int], field: str = "") -> dict[int, StackState]:
     """The weights of `members` of `run`, from the latest checkpoint of the run in `source`.
 

@@ -70,7 +70,12 @@ def train(
     with locked(workdir), watched(warn) as stop:
         record.write(workdir, here)
         console.print(table)
-        for line in (*display.unusual_sizes(run), *display.about_images(run), *_long(run, console)):
+        for line in (
+            *pretrained.notes(run, sources),
+            *display.unusual_sizes(run),
+            *display.about_images(run),
+            *_long(run, console),
+        ):
             warn(line)
         trained: dict[int, StackState] = {}
         for source in sources:

@@ -8,7 +8,8 @@ from orc_jax.errors import UserError
 from orc_jax.testing import build_run
 from orc_jax.workdir import record
 
-START = "from orc_jax.config import default\n\ndef get_config():\n    config = default()\n"
+START = "from pathlib import Path\nfrom orc_jax.config import default\n\ndef get_config():\n    config = default()\n"
+ANY = "    with config.ignore_type():\n        "  # as a file may ask for
 
 
 @pytest.fixture
@@ -70,6 +71,17 @@ def test_a_file_may_have_the_options_of_its_own_method(here):
         (START + "    config.orc.bta = 0.7\n    return config\n", "Did you mean orc.beta"),
         (START + "    config.seed = 'x'\n    return config\n", "get_config has failed: TypeError"),
         (START + "    del config.seed\n    return config\n", "lacks config.seed"),
+        (START + "    config.seed = None\n    return config\n", "config.seed=None: must be a whole number, such as 0"),
+        (START + ANY + "config.seed = '3'\n    return config\n", "config.seed='3': must be a whole number"),
+        (START + ANY + "config.flip = 1\n    return config\n", "config.flip=1: must be True or False"),
+        (
+            START + ANY + "config.data_dir = Path('x')\n    return config\n",
+            "config.data_dir=PosixPath('x'): must be text",
+        ),
+        ("raise SystemExit(0)\n", "cannot be executed: SystemExit: 0"),
+        ("def get_config():\n    exit()\n", "get_config has failed: SystemExit"),
+        ("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()\n", "lacks config."),
+        ("x = 1\0\n", "line 1 is not Python"),
     ],
 )
 def test_a_broken_file_is_one_message(here, text, message):
@@ -77,6 +89,19 @@ def test_a_broken_file_is_one_message(here, text, message):
     with pytest.raises(UserError, match=r"^--config=c\.py: ") as caught:
         config_files.load("c.py")
     assert message in str(caught.value)
+
+
+def test_other_numbers_and_lists_will_do(here):
+    (here / "c.py").write_text(
+        START + ANY + "config.learning_rate, config.lr_boundaries = 1, [0.5]\n    return config\n"
+    )
+    assert resolve(config_files.load("c.py"), 1).config.learning_rate == 1
+
+
+def test_the_home_folder(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    (here / "c.py").write_text(START + "    return config\n")
+    assert config_files.find("~/c.py") == here / "c.py"
 
 
 def test_other_files_are_no_configs(here):

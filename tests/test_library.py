@@ -78,6 +78,16 @@ def test_train_returns_what_the_run_has_come_to(trained_on_arrays, config, toy, 
         orc_jax.train(config, toy.train, toy.test, ["a", "b"])
 
 
+def test_a_field_that_there_is_not_is_refused(toy, tmp_path, config):
+    """As in a file: it would be ignored."""
+    config.learning_rat = 0.7
+    with pytest.raises(
+        UserError, match=r"^orc_jax\.train: config field='learning_rat' is not known. Did you mean learn"
+    ):
+        orc_jax.train(config, toy.train, toy.test, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_load_gives_any_member_at_any_checkpoint(trained_on_arrays, toy, tmp_path, monkeypatch):
     """In parts that are not full, and of none at all; "best" is by the evaluation of that checkpoint."""
     monkeypatch.setattr(library, "BATCH", 16)

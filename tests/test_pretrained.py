@@ -11,7 +11,7 @@ from orc_jax.data import sets
 from orc_jax.errors import UserError
 from orc_jax.pool import Pool
 from orc_jax.testing import assert_identical, build_run
-from orc_jax.workdir import metrics
+from orc_jax.workdir import metrics, record
 from tests.helpers import contents, final_state, printed, train
 
 pytestmark = pytest.mark.usefixtures("toy_set")
@@ -32,6 +32,21 @@ def test_the_pivot_teacher_of_another_run_is_used(finished, config, console, tmp
     train(config, tmp_path / "second", console)
     assert not (tmp_path / "second" / "pivot").exists()
     assert_identical(final_state(tmp_path / "second", toy), final_state(finished, toy))
+
+
+def test_what_is_said_of_a_teacher_from_elsewhere(config, tmp_path, toy):
+    """Which classes its outputs are taken for, and if it has seen other pixels."""
+    run = build_run(config, toy)
+    sources = [pretrained.Source(tmp_path, (0,), None, "pivot"), pretrained.Source(tmp_path, (0,), run, "assistant_1")]
+    record.write(tmp_path, run.record())
+    assert pretrained.notes(run, sources) == []
+    changed = {"config": {"stream": {"pixel_range": [0, 4095]}}, "imported": {"file": "x.pth"}, "class_names": ()}
+    record.write(tmp_path, run.record()._replace(**changed))
+    names, pixels = pretrained.notes(run, sources)
+    assert "do not know the names of their classes; taken is the order of the data set: top, middle, bottom" in names
+    assert pixels == (
+        f"note: the networks of {tmp_path} have seen images by stream.pixel_range=(0, 4095), here it is ()"
+    )
 
 
 def test_a_pivot_checkpoint_of_other_networks_is_refused(finished, config, console, tmp_path, monkeypatch, toy):

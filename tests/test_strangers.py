@@ -11,7 +11,7 @@ import pytest
 from orc_jax import cache, terminal
 from orc_jax.config import default, resolve
 from orc_jax.config_files import place
-from orc_jax.data.folder import _ordered
+from orc_jax.data.folder import in_order
 from orc_jax.data.workers import interrupts_blocked
 from orc_jax.errors import UserError
 from orc_jax.preemption import SIGNALS, watched
@@ -63,9 +63,9 @@ def test_seeds_out_of_range(seed):
 
 
 def test_numbers_are_ordered_as_numbers():
-    assert _ordered(["0", "1", "10", "2"]) == ("0", "1", "2", "10")
-    assert _ordered(["00", "01", "10", "2"]) == ("00", "01", "2", "10")
-    assert _ordered(["1", "10", "2", "a"]) == ("1", "10", "2", "a")
+    assert in_order(["0", "1", "10", "2"]) == ("0", "1", "2", "10")
+    assert in_order(["00", "01", "10", "2"]) == ("00", "01", "2", "10")
+    assert in_order(["1", "10", "2", "a"]) == ("1", "10", "2", "a")
 
 
 def test_processes_that_decode_do_not_hear_what_asks_a_run_to_leave():

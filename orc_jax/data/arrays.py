@@ -42,6 +42,8 @@ def _hint(images: np.ndarray) -> str:
         return "; of flattened ones: images.reshape(n, height, width, channels)"
     if np.issubdtype(images.dtype, np.floating):
         return "; of values in [0, 1]: (images * 255).round().astype('uint8')"
+    if np.issubdtype(images.dtype, np.integer) and images.dtype != np.uint8:
+        return "; of values from 0 to 255: images.astype('uint8')"
     return ""
 
 
@@ -50,6 +52,8 @@ def _other_order(shape: tuple[int, ...]) -> str:
     height, width, channels = shape
     if channels > COLOURS and height < width and height < channels:
         return f"{channels} is no number of channels: of [n, channels, height, width], images.transpose(0, 2, 3, 1)"
+    if channels > COLOURS and height == width == 1:
+        return "these look like flattened images: images.reshape(n, height, width, channels)"
     if channels > COLOURS and channels == height == width:
         return "these look like volumes, not like images"
     return ""
@@ -67,8 +71,13 @@ def class_names(labels: np.ndarray) -> list[str]:
     """Names for the classes of labels that have none: their numbers.
 
     Raises:
-        UserError: if a label is so large that it cannot be the number of a class.
+        UserError: if a label is so large that it cannot be the number of a class, or they are numbered from 1.
     """
+    if labels.size and labels.min() > 0:
+        raise UserError(
+            f"labels {labels.min()} to {labels.max()}: classes are numbered from 0, and no example has 0. Give "
+            "labels - 1, or class_names that name all classes"
+        )
     count = int(labels.max(initial=0)) + 1
     if count > max(UNNAMED, len(labels)):
         raise UserError(f"labels up to {count - 1} of {len(labels)} examples: classes are numbered from 0")

@@ -22,6 +22,7 @@ from orc_jax.data.deep import Range
 RATIOS = (3 / 4, 4 / 3)  # width to height of a random crop
 TRIES = 10
 LONG = 16  # times its short side: from there on an image is cropped before it is scaled, which may round otherwise
+MOST = 64  # times the pixels of the result: so large an image may be scaled before it is cropped
 VIA = {"La": "LA", "RGBa": "RGBA"}  # modes that Pillow converts to RGB in two steps
 
 # For the whole process, because `warnings.catch_warnings` is not safe among threads. Pillow warns from 89 megapixels on
@@ -182,7 +183,7 @@ def resize_and_center_crop(data: bytes, size: int, crop: float, values: Range = 
     scale = [short if side == least else int(short * side / least) for side in image.size]
     left, top = (round((side - size) / 2) for side in scale)
     box = (left, top, left + size, top + size)
-    if max(image.size) <= LONG * least:
+    if max(image.size) <= LONG * least and math.prod(scale) <= MOST * size**2:
         return np.asarray(image.resize(scale, Image.Resampling.BILINEAR).crop(box))
     x, y = (side / scaled for side, scaled in zip(image.size, scale, strict=True))
     source = (left * x, top * y, (left + size) * x, (top + size) * y)

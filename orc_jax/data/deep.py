@@ -112,6 +112,16 @@ def objection(found: Values, given: Range) -> str | None:
     return f"{told}: {why}. config.stream.pixel_range='{_likely(found)}' says what is black and what is white{also}"
 
 
+def seen_as(found: Values, given: Range) -> str | None:
+    """How an image of these values is seen, if it most likely is not meant so."""
+    if objection(found, given) is None:
+        return None
+    black, white = given if given and found.kind != COLOURS else FULL
+    return (
+        f"{found.kind} from {found.low:g} to {found.high:g}, of which {black:g} is seen as black and {white:g} as white"
+    )
+
+
 def _outside(found: Values, given: Range) -> bool:
     return found.high <= given[0] or found.low >= given[1]
 

@@ -69,8 +69,8 @@ def load(
     """The two splits, or with `train_split=None` the evaluation split alone, and the names of their classes.
 
     These are the sorted ones of the training split, or `class_names` if they are the same in the order of a trained
-    network. Without a training split they are `class_names`, or if those are not known, the ones of the evaluation
-    split. It need not have all of them. The order of the files is that
+    network. Without a training split they are `class_names`, or if there are none, the ones of the evaluation split. It
+    need not have all of them. The order of the files is that
     of their names and the same on every machine.
 
     Every file is looked at (see `checks.look`), so that a broken one is found now and not within the first epoch; with
@@ -88,7 +88,7 @@ def load(
         names, splits = tuple(class_names), {}
         for field, split in fields.items():
             splits[field] = layout.classes_of(root, field, split, options.label_file, names, others_too)
-            found = _ordered(splits[field])
+            found = in_order(splits[field])
             if field == "train_split" and set(found) != set(names):
                 names = ()
             names = names or found
@@ -115,8 +115,8 @@ def load(
     return Folder(names, sound.get("train_split", sound["eval_split"]), sound["eval_split"], largest)
 
 
-def _ordered(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of classes in their order: as text, but numbers as numbers, so that 2 comes before 10."""
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes, sorted as text, in their order: where all are numbers as numbers, so that 2 comes before 10."""
     names = tuple(names)
     return tuple(sorted(names, key=int)) if all(re.fullmatch("[0-9]+", name) for name in names) else names
 

@@ -49,7 +49,8 @@ def classes_of(root: str, field: str, split: str, label_file: str, known: Sequen
     splits, _ = _entries(os.fsencode(root))
     if split not in splits:
         have = f"it has {first(splits, 20)}" if splits else "it has no folder"
-        raise UserError(f"config.{field}={split!r}: {root} has no such folder; {have}")
+        hint = ". An evaluation (--mode=evaluate) needs none" if field == "train_split" else ""
+        raise UserError(f"config.{field}={split!r}: {root} has no such folder; {have}{hint}")
     folder = splits[split][0]
     path = os.path.join(os.fsencode(root), folder)
     folders, files = _entries(path)
@@ -78,6 +79,13 @@ def classes_of(root: str, field: str, split: str, label_file: str, known: Sequen
     return result
 
 
+def class_folders(root: str, split: str) -> list[str]:
+    """The names of the class folders of a split, sorted; none if it is not there, or has no such folders."""
+    path = os.path.join(root, split)
+    folders = _entries(os.fsencode(path))[0] if root and os.path.isdir(path) else {}
+    return [] if folders.keys() <= {"images"} else list(folders)
+
+
 def looks_like_image(name: str) -> bool:
     """Whether a name ends as those of images that Pillow reads do."""
     return os.path.splitext(name)[1].lower() in Image.registered_extensions()
@@ -86,7 +94,7 @@ def looks_like_image(name: str) -> bool:
 def _entries(path: bytes) -> tuple[dict[str, list[bytes]], list[str]]:
     """The folders of a folder by name, usually one each, and the names of its files; sorted, without `BESIDE`."""
     with os.scandir(path) as entries:
-        seen = sorted((entry.name, entry.is_dir()) for entry in entries if not _beside(entry.name))
+        seen = sorted((entry.name, _is_folder(entry)) for entry in entries if not _beside(entry.name))
     folders: dict[str, list[bytes]] = {}
     for name in (name for name, is_folder in seen if is_folder):
         folders.setdefault(unicodedata.normalize("NFC", os.fsdecode(name)), []).append(name)
@@ -98,14 +106,28 @@ def _beside(name: bytes) -> bool:
     return any(fnmatch.fnmatchcase(os.fsdecode(name), pattern) for pattern in BESIDE)
 
 
-def _files(path: bytes, prefix: bytes) -> list[bytes]:
-    """The files below a folder as prefix/..., sorted."""
-    result = []
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say, of which opening it tells more
+        return False
+
+
+def _files(path: bytes, prefix: bytes, above: frozenset = frozenset()) -> list[bytes]:
+    """The files below a folder as prefix/..., sorted; `above` are the folders that it is in.
+
+    Raises:
+        UserError: if a link leads back to one of these.
+    """
+    result, own = [], os.stat(path)
+    here = (own.st_dev, own.st_ino)
+    if here in above:
+        raise UserError(f"{os.fsdecode(path)}: a link that leads back to a folder which it is in")
     with os.scandir(path) as entries:
         for entry in entries:
             if not _beside(entry.name):
                 name = prefix + b"/" + entry.name
-                result += _files(entry.path, name) if entry.is_dir() else [name]
+                result += _files(entry.path, name, above | {here}) if _is_folder(entry) else [name]
     return sorted(result)
 
 
@@ -114,7 +136,7 @@ def _label_file(path: str, folders: Iterable[str], files: Sequence[str], given: 
     if not (set(folders) <= {"images"} and (folders or any(map(looks_like_image, files)))):
         return None
     there = Path(path) / ANNOTATIONS
-    return Path(given) if given else there if there.is_file() else None
+    return Path(given).expanduser() if given else there if there.is_file() else None
 
 
 def _flat(path: bytes, folder: bytes, labels: Path, known: Sequence[str], what: str) -> Classes:

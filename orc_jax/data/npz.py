@@ -31,7 +31,7 @@ def load(path: str, train_split: str, eval_split: str) -> tuple[list[str], Image
                 _split(file, field, split, path)
                 for field, split in (("train_split", train_split), ("eval_split", eval_split))
             )
-            names = [str(name) for name in file[NAMES]] if NAMES in file.files else arrays.class_names(train.labels)
+            names = [*map(str, file[NAMES].astype(str))] if NAMES in file.files else arrays.class_names(train.labels)
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"config.data_dir={path!r}: is no .npz file of plain arrays: {error}") from error
     if train.images.shape[1:] != test.images.shape[1:]:

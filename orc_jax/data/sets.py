@@ -4,6 +4,7 @@ Arrays, and sets of TFDS whose images are of one size, are held in memory. A fol
 of many sizes, such as ImageNet, are streamed: their images are read and decoded when a batch needs them.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,7 +82,7 @@ def load(
         usual = (config.stream.crop_area, config.stream.eval_crop) == USUAL_CROPS
         whole = usual and largest <= config.stream.image_size <= SMALL
     elif config.dataset == "npz":
-        class_names, train, test = npz.load(config.data_dir, config.train_split, config.eval_split)
+        class_names, train, test = npz.load(os.path.expanduser(config.data_dir), config.train_split, config.eval_split)
     else:
         class_names, train, test = tfds_sets.load(config, plugins or {})
         if config.stream.check == "full":
@@ -140,11 +141,14 @@ def _digits(config: ConfigDict) -> tuple[list[str], Images, Images]:
 
 def _folder(config: ConfigDict, warn: Callable[[str], None], trains: bool, class_names: Sequence[str]) -> folder.Folder:
     require("config.data_dir", repr(config.data_dir), bool(config.data_dir), "the folder with train/<class>/<image>")
+    root = os.path.expanduser(config.data_dir)
     fields = {name: config.stream[name] for name in folder.Options._fields if name in config.stream}
     options = folder.Options(label_file=config.label_file, **fields)
     # Where nothing is trained, a training split tells at most the names of the classes.
     train_split = config.train_split if trains else None
-    return folder.load(config.data_dir, train_split, config.eval_split, options, warn, class_names)
+    if not trains and not class_names:
+        class_names = folder.in_order(layout.class_folders(root, config.train_split))
+    return folder.load(root, train_split, config.eval_split, options, warn, class_names)
 
 
 def _check_all(config: ConfigDict, splits: Sequence[Any]) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 from orc_jax.config import reopen
 from orc_jax.data.augment import normalize
 from orc_jax.data.types import Dataset, Images
+from orc_jax.deploy.finite import require_usable
+from orc_jax.deploy.member import INSTEAD
 from orc_jax.evaluate import heads
 from orc_jax.run import Run, build
 from orc_jax.verbs import predict
@@ -25,13 +27,17 @@ def load_ensemble(workdir: Path, which_checkpoint: str, own: Sequence[str] = ())
     They are the method's own ensemble's, or the mean of the members'. Arguments are as those of `load_member`.
 
     Raises:
-        UserError: if there is no run or checkpoint like that, or it cannot be read.
+        UserError: if there is no run or checkpoint like that, or it cannot be read; if weights of a member are not
+            finite.
     """
     there = record.require(workdir)
     run = _run(there, own)
     trained = checkpoint.restore_networks(
         workdir, there, which_checkpoint, run.sharding, run.resolved.plugins, heads(run)
     )
+    for i, name in enumerate(run.spec.member_names):
+        state = trained.pool.member(i)
+        require_usable(f"{name} of step {trained.step} in {workdir}", state.params, state.batch_stats, INSTEAD)
 
     @jax.jit
     def probabilities(pool, images):

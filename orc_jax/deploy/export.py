@@ -49,6 +49,7 @@ def describe(member: Member, taken: dict[str, Any]) -> dict[str, Any]:
         "class_names": list(member.class_names),
         "input": taken | {"height": height, "width": width, "channels": channels, "colors": colors},
         "resize": resize | {"interpolation": "bilinear, antialiased"},
+        "pixel_range": list(member.pixel_range) or None,
         "mean": list(member.mean),
         "std": list(member.std),
         "output": {"dtype": "float32", "shape": ["batch", member.num_classes], "values": "logits"},

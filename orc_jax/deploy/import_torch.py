@@ -3,27 +3,34 @@
 python -m orc_jax.import_torch resnet56.pth --model resnet56 --out teachers/resnet56
 
 Takes state dicts of RepDistiller, mdistiller, torchvision and timm, as `.pth` or safetensors; PyTorch is not needed.
-What wrappers put before the names ("module.", "model.student.") is taken off. Of a
+What stands before all names ("module.", "model.student.") is taken off. Of several networks in a file that fit, such as
+weights and their moving average, --key names one. Of a
 file that orc_jax.export wrote, its description is read as well: which network it is, of which classes, and what its
 images must be. Options that are given hold over it.
 """
 
-import collections
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from orc_jax import commands
 from orc_jax.config_files import USUAL_SETS
 from orc_jax.data.sets import CONSTANTS
+from orc_jax.deploy.class_order import put_in_order
+from orc_jax.deploy.finite import require_usable
+from orc_jax.deploy.other_names import known_as
 from orc_jax.deploy.torch_file import read_state_dicts
-from orc_jax.deploy.torch_layout import COUNTER, from_torch, torch_name, torch_shape, without_timm
+from orc_jax.deploy.torch_kinds import is_safetensors
+from orc_jax.deploy.torch_layout import from_torch, torch_name, torch_shape
+from orc_jax.deploy.torch_match import ROOT, Arrays, beside, candidates, counts, differences, named, same
 from orc_jax.errors import UserError, require_choice
 from orc_jax.models import LARGE, MODELS
 from orc_jax.models.network import Params, make_network, weight_shapes
@@ -31,9 +38,9 @@ from orc_jax.terminal import doing, make_console
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.record import Record
 
+SHOWN = 5  # names in an error
 USUAL_CROP = 0.875  # of a network for 224x224 images: of 256
-SHOWN = 6  # names of each kind in an error
-READ = ("architecture", "class_names", "input", "resize", "mean", "std")  # of the metadata of an export
+READ = ("architecture", "class_names", "input", "resize", "pixel_range", "mean", "std")  # of the metadata of an export
 
 
 class Description(NamedTuple):
@@ -45,6 +52,7 @@ class Description(NamedTuple):
     mean: tuple[float, ...]  # per channel, of images in [0, 1]
     std: tuple[float, ...]
     crop: float | None  # share of the short side that evaluation keeps; None: the whole image, resized
+    pixel_range: tuple[float, ...]  # black and white of images of more than 8 bits; (): that of their mode
 
 
 def description_of(path: Path) -> Description | None:
@@ -53,7 +61,7 @@ def description_of(path: Path) -> Description | None:
     try:
         if beside.is_file():
             found = json.loads(beside.read_text())
-        elif path.suffix == ".safetensors":
+        elif is_safetensors(path):
             from safetensors import safe_open
 
             with safe_open(path, "np") as file:
@@ -70,6 +78,7 @@ def description_of(path: Path) -> Description | None:
             mean=tuple(map(float, found["mean"])),
             std=tuple(map(float, found["std"])),
             crop=None if resize["method"] == "stretch" else shape[0] / int(resize["short_side"]),
+            pixel_range=tuple(map(float, found.get("pixel_range") or ())),  # which earlier ones lack
         )
     except Exception:  # any file may have such a name, and any metadata
         return None
@@ -84,7 +93,7 @@ def convert(
     trained on, both sides or (height, width), by default what `model` is made for.
 
     Raises:
-        UserError: listing the arrays that are missing, left over, of another shape, or not finite.
+        UserError: listing the arrays that are missing, left over, of another shape, or no numbers of floating point.
     """
     size = image_size or _usual_sides(model)
     sides: tuple[int, int] = (size, size) if isinstance(size, int) else size
@@ -96,110 +105,90 @@ def convert(
         channels = _read_off(arrays, name, 1, channels)
     image_shape = (*sides, channels)
     wanted = _shapes(model, classes, image_shape)
-    left_over = {name: value for name, value in arrays.items() if not name.endswith(f".{COUNTER}")}
-    found, wrong, odd = ({}, {}), [], []
+    left_over = {name: value for name, value in arrays.items() if not counts(name)}
+    found, missing, shapes_differ, whole = ({}, {}), [], [], []
     for kind, shapes in enumerate(wanted):
         for name, shape in shapes.items():
             value = left_over.pop(torch_name(name), None)
             if value is None:
-                wrong.append(f"missing: {torch_name(name)}")
+                missing.append(torch_name(name))
+                continue
+            if not jnp.issubdtype(value.dtype, jnp.floating):
+                whole.append(f"{torch_name(name)} ({value.dtype})")
                 continue
             array = from_torch(value)
             if array.shape != shape:
-                wrong.append(f"of another shape: {torch_name(name)} {value.shape}, needed is {torch_shape(shape)}")
-            if not np.isfinite(array).all():
-                odd.append(torch_name(name))
+                shapes_differ.append(f"{torch_name(name)} {value.shape}, needed is {torch_shape(shape)}")
             found[kind][name] = array
-    rest = [f"left over: {name} {value.shape}" for name, value in left_over.items()]
-    if count := len(wrong) + len(rest):
-        shown = "\n  ".join([*_first(wrong), *_first(rest)])
+    if missing or shapes_differ or left_over:
+        left = [f"{name} {value.shape}" for name, value in left_over.items()]
+        raise differences(model, missing, shapes_differ, left, sum(map(len, found)))
+    if whole:
         raise UserError(
-            f"the checkpoint is not one of --model={model} ({count} differences):\n  {shown}\n"
-            f"{_cause(found, wrong, rest)}"
-        )
-    if odd:
-        raise UserError(
-            f"weights that are not finite: {', '.join(_first(odd))}. The network computes nothing with them"
+            f"weights that are no numbers of floating point: {', '.join(whole[:SHOWN])}. Quantised ones cannot be "
+            "read: save them as float32"
         )
     return *found, classes, image_shape
 
 
-def _first(lines: list[str]) -> list[str]:
-    return lines[:SHOWN] + ([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
-
-
-def _cause(found: tuple[dict, dict], wrong: list[str], rest: list[str]) -> str:
-    """What is most likely the matter with a checkpoint that lacks something, or has too much."""
-    if not found[0]:
-        return "No name is in common, so it is another network, or the same written down with other names"
-    if any(line.startswith("of another") for line in wrong):
-        return "Shapes differ, so it is most likely a relative of another width, or for images of another size"
-    if wrong and rest:
-        return "Some names are in common, so it is most likely a relative of it: another depth, or another definition"
-    return "It is most likely a deeper network" if rest else "It is most likely a shallower network, or a part of one"
-
-
-def unwrapped(state_dicts: dict[str, dict[str, np.ndarray]], model: str) -> dict[str, dict[str, np.ndarray]]:
-    """What in a file may be the network `model`, by place and prefix in it, with the names as `model` has them.
-
-    A prefix is what stands before most of the network's own names. What has other prefixes is no part of it.
-    """
-    names = {torch_name(name) for shapes in _shapes(model, 100, (*_usual_sides(model), 3)) for name in shapes}
-    result = {}
-    for place, arrays in state_dicts.items():
-        hits = collections.Counter()
-        for name in arrays:
-            parts = name.split(".")
-            for i in range(len(parts)):
-                rest = ".".join(parts[i:])
-                hits[".".join(parts[:i])] += (rest if rest in names else without_timm(rest)) in names
-        most = max(hits.values(), default=0)
-        # one that is inside another, such as a block of a network, has few
-        for prefix in [p for p, count in hits.items() if most and count > max(most, len(names)) / 2] or [""]:
-            start = f"{prefix}." if prefix else ""
-            own = {name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)}
-            if not names & own.keys() or model == "mobilenet_v2":
-                own = {name if name in names else without_timm(name): value for name, value in own.items()}
-            result[f"{place}.{prefix}".strip(".")] = own
-    return result
-
-
 def choose(
-    state_dicts: dict[str, dict[str, np.ndarray]], model: str, key: str | None, image_size: int | tuple[int, int] | None
-) -> dict[str, np.ndarray]:
-    """The one state dict of a file that is the network `model`; `key` says which, where there are several.
+    found: dict[str, Arrays], model: str, image_size: int | tuple[int, int] | None = None, key: str | None = None
+) -> tuple[str, tuple[Params, Params, int, tuple[int, int, int]]]:
+    """The network `model` among those in a file (see `read_state_dicts`): its label, and what `convert` makes of it.
+
+    It is the one that `key` names, or else the only one that is a `model`.
 
     Raises:
-        UserError: listing them if there are several and none was chosen, or none has this key.
+        UserError: if there is none, or several that are not the same; as `convert` if there is none.
     """
-    candidates = unwrapped(state_dicts, model)
-    listed = ", ".join(map(repr, candidates))
+    wanted = {torch_name(name) for kind in _shapes(model, 100, (*_usual_sides(model), 3)) for name in kind}
+    there = candidates(found, wanted, known_as(model, wanted))
     if key is not None:
-        exact = [name for name in candidates if name == key]
-        parts = exact or [name for name in candidates if key in name.split(".")]
-        if len(parts) != 1:
-            raise UserError(f"--key={key!r}: is not one of what the file holds: {listed}")
-        return candidates[parts[0]]
-    fitting = {name: arrays for name, arrays in candidates.items() if _fits(arrays, model, image_size)}
-    first = next(iter((fitting or candidates).values()))
-    if any(not _same(first, other) for other in fitting.values()):
+        there = {(label := named(there, key)): there[label]}
+    fitting, errors = {}, []
+    for label, arrays in there.items():
+        try:
+            fitting[label] = convert(arrays, model, image_size)
+        except UserError as error:
+            errors.append(error)
+    if not fitting:
+        others = ", ".join(list(there)[1:])
+        first = next(iter(there))
+        also = f"\nOf {first}; there are also {others}" if others else beside(found, there[first])
+        raise UserError(f"{errors[0]}{_instead(found, model, image_size)}{also}")
+    label, *others = fitting
+    if any(not same(there[label], there[other]) for other in others):
         raise UserError(
-            f"the file holds {len(fitting)} different networks that fit --model={model}: "
-            f"{', '.join(map(repr, fitting))}. Choose one by --key"
+            f"the file holds {len(fitting)} different networks that fit --model={model}: {', '.join(fitting)}. "
+            f"Choose one by --key, such as --key={label}"
         )
-    return first if fitting else max(candidates.values(), key=len)
+    return label, fitting[label]
 
 
-def _fits(arrays: dict[str, np.ndarray], model: str, image_size: int | tuple[int, int] | None) -> bool:
+def _instead(found: dict[str, Arrays], model: str, image_size: int | tuple[int, int] | None) -> str:
+    """The model that a file holds if it has another one of this name, as resnet50 and imagenet_resnet50: a message."""
+    for other in MODELS:
+        if other == model or not _alike(model, other):
+            continue
+        wanted = {torch_name(name) for kind in _shapes(other, 100, (*_usual_sides(other), 3)) for name in kind}
+        for arrays in candidates(found, wanted, known_as(other, wanted)).values():
+            if wanted <= arrays.keys() and _fits(arrays, other, image_size):
+                return f". It is --model={other}"
+    return ""
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether a name is another one with something before it or behind it."""
+    short, long = sorted((name.lower().replace("_", "") for name in (one, other)), key=len)
+    return long.endswith(short) or re.match(rf"{short}(?!\d)", long) is not None
+
+
+def _fits(arrays: Arrays, model: str, image_size: int | tuple[int, int] | None) -> bool:
     try:
         convert(arrays, model, image_size)
-    except UserError as error:
-        return str(error).startswith("weights that are not finite")
+    except UserError:
+        return False
     return True
-
-
-def _same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
-    return one is other or (one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one))
 
 
 def _usual_sides(model: str) -> tuple[int, int]:
@@ -215,6 +204,13 @@ def _shapes(model: str, classes: int, image_shape: tuple[int, int, int]) -> tupl
 def _follows(model: str, one: tuple, other: tuple) -> list[str]:
     before, after = _shapes(model, *one)[0], _shapes(model, *other)[0]
     return [name for name in before if before[name] != after[name] and name.endswith(".kernel")]
+
+
+def _class_axes(model: str, classes: int, image_shape: tuple[int, int, int]) -> dict[str, int]:
+    """The parameters that have an axis of classes, and which it is."""
+    before, after = _shapes(model, classes, image_shape)[0], _shapes(model, classes + 1, image_shape)[0]
+    differing = {name: [i for i, n in enumerate(shape) if n != after[name][i]] for name, shape in before.items()}
+    return {name: axes[0] for name, axes in differing.items() if axes}
 
 
 def _read_off(arrays: dict[str, np.ndarray], name: str, axis: int, default: int) -> int:
@@ -236,29 +232,36 @@ def import_checkpoint(
     """Writes the network `model` from the PyTorch checkpoint `path` as a workdir `out`; returns its record.
 
     What is not given is taken from the description of an export of ours, if `path` has one, or else what is usual.
-    `key` says which of several networks in the file; `class_names` are in the order of its outputs.
+    `key` says which of several networks in the file (see `named`). `class_names` are in the order of its outputs; where
+    all are numbers, the outputs are put in the order of these, as folders of images have them.
 
     Raises:
-        UserError: if the file is not one of `model`, the normalisation of its images is not known, or `out` exists.
+        UserError: if the file is not one of `model`, or has several; if its weights are not finite; if the
+            normalisation of its images is not known, or `out` exists.
     """
     if model is not None:
         require_choice("--model", model, MODELS)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out}: exists and is not an empty folder; nothing is overwritten")
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
-    state_dicts, described = read_state_dicts(path), description_of(path)
+        reason = "is a folder; needed is a file in it" if path.is_dir() else "there is no such file"
+        raise UserError(f"{path}: {reason}")
+    found, described = read_state_dicts(path), description_of(path)
     if model is None:
         if described is None:
             raise UserError(f"--model: needed to know which network {path} holds, for no {path.name}.json describes it")
         model = described.model
         require_choice("--model", model, MODELS)
     size = image_size or (described.image_size if described else None)
-    params, batch_stats, classes, image_shape = convert(choose(state_dicts, model, key, size), model, size)
+    label, (params, batch_stats, classes, image_shape) = choose(found, model, size, key)
+    within = "" if label == ROOT else f" ({label})"
+    as_there = [{torch_name(name): value for name, value in kind.items()} for kind in (params, batch_stats)]
+    require_usable(f"{path}{within}", as_there[0], as_there[1])
     names = tuple(class_names) or (described.class_names if described else ())
     if names and len(names) != classes:
         who = "--class_names" if class_names else "its description"
         raise UserError(f"{path} has {classes} classes, but {who} names {len(names)}")
+    params, names = put_in_order(params, _class_axes(model, classes, image_shape), names)
     if not mean and not std and described:
         mean, std = described.mean, described.std
     elif not mean and not std:
@@ -268,11 +271,13 @@ def import_checkpoint(
                 f"(per channel, of images in [0, 1]); assumed only for {', '.join(map(str, USUAL_SETS))} classes"
             )
         mean, std = CONSTANTS[USUAL_SETS[classes]]
-    if not len(mean) == len(std) == image_shape[-1] or min(std) <= 0:
+    fine = len(mean) == len(std) == image_shape[-1] and np.isfinite([*mean, *std]).all() and min(std) > 0
+    if not fine:
         raise UserError(f"--mean={mean} --std={std}: must have {image_shape[-1]} values each, --std greater than 0")
     imported = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    imported |= {} if label == ROOT else {"key": label}
     written = Record(
-        config={},
+        config={"stream": {"pixel_range": described.pixel_range}} if described and described.pixel_range else {},
         architectures=(model,),
         num_classes=classes,
         class_names=names,
@@ -322,8 +327,10 @@ def main() -> None:
         )
     named = "" if written.num_classes in USUAL_SETS else " --config.dataset=..."
     (model,) = written.architectures
+    taken = (written.imported or {}).get("key")
+    which = f"{model} ({taken} of the file)" if taken else model
     print(
-        f"{model} with {written.num_classes} classes, for images of {list(written.image_shape)}\n"
+        f"{which} with {written.num_classes} classes, for images of {list(written.image_shape)}\n"
         f"normalised with mean {list(written.mean)}, std {list(written.std)}, written to {args.out}.\n"
         f"To use it as pivot teacher:\n"
         f"  --config.teacher={model} --config.pivot_checkpoint={args.out}\n"

@@ -13,6 +13,7 @@ from orc_jax import plugins
 from orc_jax.config import reopen
 from orc_jax.data.augment import normalize
 from orc_jax.data.decode import resize, resize_and_center_crop
+from orc_jax.deploy.finite import require_usable
 from orc_jax.errors import UserError, require
 from orc_jax.models import Model
 from orc_jax.models.conv import convolution_for
@@ -20,6 +21,8 @@ from orc_jax.models.network import Network, Params, make_network
 from orc_jax.pool import names_of
 from orc_jax.workdir import checkpoint, metrics, record
 from orc_jax.workdir.record import Record
+
+INSTEAD = ": it has diverged. Another --checkpoint or --member may be sound"
 
 
 class Member(NamedTuple):
@@ -56,7 +59,8 @@ def load_member(workdir: Path, which_member: str, which_checkpoint: str, own: Se
     modules of one's own.
 
     Raises:
-        UserError: if there is no run, member or checkpoint like that, or it cannot be read.
+        UserError: if there is no run, member or checkpoint like that, or it cannot be read; if its weights are not
+            finite.
     """
     there = record.require(workdir)
     step = checkpoint.step_of(workdir, which_checkpoint)
@@ -66,8 +70,10 @@ def load_member(workdir: Path, which_member: str, which_checkpoint: str, own: Se
     architecture = there.architectures[number]
     trained = checkpoint.restore_networks(workdir, there, str(step), device, imported, architectures=[architecture])
     state = jax.device_get(trained.pool.member(number))
+    name = names_of(there.architectures)[number]
+    require_usable(f"{name} of step {step} in {workdir}", state.params, state.batch_stats, INSTEAD)
     return Member(
-        name=names_of(there.architectures)[number],
+        name=name,
         architecture=architecture,
         model=plugins.models([architecture], imported)[architecture],
         step=trained.step,
@@ -78,7 +84,7 @@ def load_member(workdir: Path, which_member: str, which_checkpoint: str, own: Se
         mean=there.mean,
         std=there.std,
         crop=there.eval_crop,
-        pixel_range=tuple(there.fields.stream.pixel_range),
+        pixel_range=there.pixel_range,
     )
 
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from orc_jax import cache, commands
+from orc_jax.data import decode, deep
 from orc_jax.deploy.ensemble import ENSEMBLE, load_ensemble
 from orc_jax.deploy.member import Member, classifier, load_member
 from orc_jax.errors import UserError, require
@@ -38,8 +39,8 @@ def predict(
     `member` says how images are prepared, and answers unless there are other `probabilities`.
 
     Yields:
-        {"file", "classes": [{"index", "name", "probability"} ...]}, the most probable first, or {"file", "error"} for a
-        file that is no image or cannot be read.
+        {"file", "classes": [{"index", "name", "probability"} ...]}, the most probable first, with a "note" if the image
+        may not have been seen as it was meant; or {"file", "error"} for a file that is no image or cannot be read.
     """
     probabilities = probabilities or answering(member)
     names = member.class_names or tuple(map(str, range(member.num_classes)))  # imported weights do not know theirs
@@ -47,25 +48,30 @@ def predict(
     images = np.zeros((min(BATCH, len(paths)), *member.image_shape), np.uint8)
     for start in range(0, len(paths), BATCH):
         group = paths[start : start + BATCH]
-        errors = [_read(member, path, image) for path, image in zip(group, images, strict=False)]
-        for path, error, row in zip(group, errors, np.asarray(probabilities(images)), strict=False):
+        told = [_read(member, path, image) for path, image in zip(group, images, strict=False)]
+        for path, (error, note), row in zip(group, told, np.asarray(probabilities(images)), strict=False):
             if error:
                 yield {"file": str(path), "error": error}
                 continue
+            if not np.isfinite(row).all():  # weights that are finite can still be too large
+                yield {"file": str(path), "error": "the network's answer is not a number"}
+                continue
             best = np.argsort(-row, kind="stable")[:top]
             classes = [{"index": int(i), "name": names[i], "probability": float(row[i])} for i in best]
-            yield {"file": str(path), "classes": classes}
+            yield {"file": str(path), "classes": classes} | ({"note": note} if note else {})
 
 
-def _read(member: Member, path: Path, image: np.ndarray) -> str | None:
-    """Decodes a file into `image`; returns the reason if that fails."""
+def _read(member: Member, path: Path, image: np.ndarray) -> tuple[str | None, str | None]:
+    """Decodes a file into `image`; returns the reason if that fails, and what is odd about the values of the file."""
     try:
-        image[...] = member.image(path.read_bytes())
+        data = path.read_bytes()
+        image[...] = member.image(data)
+        values = decode.deep_values(decode.open_image(data))
     except OSError as error:
-        return error.strerror or str(error)
+        return error.strerror or str(error), None
     except ValueError as error:
-        return str(error)
-    return None
+        return str(error), None
+    return None, deep.seen_as(values, member.pixel_range) if values else None
 
 
 def main() -> None:
@@ -95,7 +101,7 @@ def main() -> None:
             elif args.json:
                 print(json.dumps(result | {"member": name, "step": member.step}), flush=True)
             else:
-                print(result["file"])
+                print(result["file"] + (f" (note: {result['note']})" if "note" in result else ""))
                 for row in result["classes"]:
                     print(f"  {row['probability']:7.2%}  {row['name']}")
         if defects:

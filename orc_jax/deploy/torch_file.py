@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from orc_jax.deploy.torch_kinds import STATE_DICT, foreign, is_safetensors
 from orc_jax.errors import UserError
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle in a file of PyTorch before 1.6
@@ -29,75 +30,74 @@ DTYPES = {
     "CharStorage": np.int8,
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
+    "ComplexFloatStorage": np.complex64,
+    "ComplexDoubleStorage": np.complex128,
 }
 
 
-OPTIMIZER = "optim"  # what begins so holds arrays of an optimizer
-KINDS = (  # by how a file begins that is no checkpoint, whatever its name
-    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself: git lfs pull fetches it"),
-    (b"<!doctype", "is a web page, not a checkpoint: download the file itself"),
-    (b"<html", "is a web page, not a checkpoint: download the file itself"),
-)
-
-
 def read_state_dicts(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Every state dict in a checkpoint, by where it lies there: `{"state_dict": {"conv1.weight": ...}, "ema": ...}`.
+    """All arrays of a checkpoint, in the dicts that hold them, by place: "" is the file, "model" a dict in it.
 
-    One that is the file itself lies at "". The kind of the file is told by how it begins, not by its name.
+    What else lies in the file is nobody's business.
 
     Raises:
-        UserError: if the file cannot be read, or holds no state dict.
+        UserError: if the file cannot be read, or holds no arrays; saying what it is, where that can be told.
     """
-    with path.open("rb") as file:
-        start = file.read(64)
-    for begins, what in KINDS:
-        if start.lstrip().lower().startswith(begins):
-            raise UserError(f"{path} {what}")
     try:
-        if path.suffix == ".safetensors" or start[8:9] == b"{":
+        if is_safetensors(path):
             from safetensors.flax import load_file
 
             return {"": {name: np.asarray(value) for name, value in load_file(path).items()}}
+        if kind := foreign(path):
+            raise ValueError(f"it is {kind}")
+        modules: list[str] = []
         checkpoint = _read_pickled(path)
-    except UserError:
-        raise
+        found = dict(_state_dicts(checkpoint, "", set(), modules))
     except Exception as error:  # a damaged file makes the readers raise whatever they stumble over
+        told = str(error) if str(error).startswith("it is ") else f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} cannot be read as a PyTorch checkpoint or safetensors: {told}") from error
+    if not found and modules:
         raise UserError(
-            f"{path} cannot be read as a PyTorch checkpoint or safetensors: {type(error).__name__}: {error}"
-        ) from error
-    found = dict(_state_dicts(checkpoint, ""))
+            f"{path} is a whole module ({modules[0]}), which takes its code to read: load it there and save its "
+            f"state_dict(), {STATE_DICT}"
+        )
+    if not found and _has_numpy(checkpoint):
+        raise UserError(f"{path} holds NumPy arrays, not tensors: save them by safetensors.numpy.save_file")
     if not found:
-        raise UserError(f"{path} holds no state dict: it {_instead(checkpoint)}")
+        what = f"has {', '.join(map(str, checkpoint))}" if isinstance(checkpoint, dict) else f"is a {_name(checkpoint)}"
+        what = "is empty" if isinstance(checkpoint, dict) and not checkpoint else what
+        raise UserError(f"{path} holds no state dict: it {what}")
     return found
 
 
-def _state_dicts(checkpoint: Any, place: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Those in a checkpoint, with their places. A module that was pickled whole has none."""
-    if not isinstance(checkpoint, dict) or _is_module(checkpoint):
+def _state_dicts(value: Any, place: str, seen: set[int], modules: list[str]) -> Iterator[tuple[str, dict]]:
+    """The dicts in `value` that have arrays, with their places. Pickled modules go to `modules`."""
+    if not isinstance(value, (dict, list)) or id(value) in seen:
         return
-    own = {str(name): value for name, value in checkpoint.items() if isinstance(value, np.ndarray)}
-    if any("." in name for name in own):
-        yield place, own
-    for name, value in checkpoint.items():
-        if not str(name).startswith(OPTIMIZER):
-            yield from _state_dicts(value, f"{place}.{name}" if place else str(name))
+    seen.add(id(value))
+    if isinstance(value, dict) and {"_modules", "_parameters"} <= value.keys():
+        modules.append(_name(value))
+        return
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    if isinstance(value, dict):
+        own = {str(name): item for name, item in value.items() if isinstance(item, np.ndarray)}
+        if own:
+            yield place, own
+    for name, item in items:
+        yield from _state_dicts(item, f"{place}.{name}" if place else str(name), seen, modules)
 
 
-def _is_module(value: Any) -> bool:
-    return isinstance(value, _Inert) and "_modules" in value
+def _has_numpy(checkpoint: Any) -> bool:
+    """Whether there are arrays of NumPy's in a checkpoint, or in the dicts of it."""
+    items = checkpoint.values() if isinstance(checkpoint, dict) else ()
+    return any(
+        ("numpy" in (name := _name(item)) and name.endswith("._reconstruct")) or _has_numpy(item) for item in items
+    )
 
 
-def _instead(checkpoint: Any) -> str:
-    """What a checkpoint without a state dict is."""
-    values = [checkpoint, *(checkpoint.values() if isinstance(checkpoint, dict) else ())]
-    if any(map(_is_module, values)):
-        return "has a whole module, whose code is needed to read it: save its state_dict() instead"
-    inside = [item for value in values if isinstance(value, dict) for item in value.values()]
-    if any(isinstance(item, _Inert) and item.origin.startswith("numpy") for item in inside):
-        return "has NumPy arrays instead of tensors: save torch.tensor(value) of each, or safetensors"
-    if isinstance(checkpoint, dict) and not isinstance(checkpoint, _Inert):
-        return f"has {', '.join(map(str, checkpoint))}" if checkpoint else "is empty"
-    return f"is a {getattr(checkpoint, 'origin', type(checkpoint).__name__)}"
+def _name(value: Any) -> str:
+    """What a file calls the type of a value."""
+    return getattr(value, "named", type(value).__name__)
 
 
 class _Storage:
@@ -134,38 +134,50 @@ class _Tensor(NamedTuple):
 
 
 class _Inert(dict):
-    """Stands for an object that is no tensor: it can be built, filled, called and given a state, and does nothing."""
+    """Stands for an object that is no tensor: it can be built, called and given a state, and does nothing."""
 
-    origin = ""  # what it stands for: `module.name`
+    named = "object"  # its type, by the name in the file
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__()
-
-    def __hash__(self) -> int:  # it may be a key
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __call__(self, *args: Any, **kwargs: Any) -> "_Inert":
-        return self
-
-    def append(self, *items: Any) -> None:
-        """As lists, queues and sets of other classes are filled."""
-
-    extend = add = append
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
             self.update(state)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> "_Inert":
+        return _Inert()
 
-def _rebuild_tensor(storage, offset, shape, strides, *rest) -> _Tensor:
+    # What lists, sets and keys of dicts must be able to do while they are read.
+    def append(self, item: Any) -> None:
+        """Of a kind of list: what is in it is not kept."""
+
+    def extend(self, items: Any) -> None:
+        """As `append`."""
+
+    def add(self, item: Any) -> None:
+        """Of a kind of set."""
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return id(self)
+
+
+def _rebuild_tensor(storage, offset, shape, strides, *rest) -> _Tensor | _Inert:
+    if isinstance(storage, _Inert):
+        return storage
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
 def _rebuild_parameter(tensor, *rest) -> _Tensor:
     return tensor
+
+
+def _rebuild_subclass(function, kind, arguments, *rest) -> _Tensor | _Inert:
+    """A tensor of a class derived from PyTorch's."""
+    return function(*arguments) if function in BUILDERS.values() else _Inert()
 
 
 BUILDERS = {
@@ -174,10 +186,11 @@ BUILDERS = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_subclass,
 }
 
 
-def _unpickler(file: IO[bytes], storage: Callable[[str, Any, int], _Storage]) -> pickle.Unpickler:
+def _unpickler(file: IO[bytes], storage: Callable[[str, Any, int], _Storage], zipped: bool = False) -> pickle.Unpickler:
     """An unpickler that asks `storage(key, dtype, count)` for the storages."""
 
     class Unpickler(pickle.Unpickler):
@@ -186,10 +199,12 @@ def _unpickler(file: IO[bytes], storage: Callable[[str, Any, int], _Storage]) ->
                 return BUILDERS[module, name]
             if module == "torch" and name in DTYPES:
                 return DTYPES[name]
-            return type("_Inert", (_Inert,), {"origin": f"{module}.{name}"})
+            return type("Inert", (_Inert,), {"named": f"{module}.{name}"})
 
-        def persistent_load(self, pid: Any) -> _Storage:
+        def persistent_load(self, pid: Any) -> _Storage | _Inert:
             kind, dtype, key, _, count = pid[:5]
+            if zipped and isinstance(dtype, type) and issubclass(dtype, _Inert):
+                return dtype()  # of numbers that no network here has; what is beside it can still be read
             if kind != "storage" or dtype not in DTYPES.values() or (len(pid) > 5 and pid[5] is not None):
                 raise ValueError(f"a storage of an unknown kind: {pid}")
             return storage(key, dtype, count)
@@ -201,10 +216,6 @@ def _read_pickled(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         return _materialized(_read_old(path))
     with zipfile.ZipFile(path) as archive:
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise UserError(
-                f"{path} is TorchScript, which has code in it: save the state_dict() of the network instead"
-            )
         (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = index.removesuffix("data.pkl")
         storages = {}
@@ -219,7 +230,7 @@ def _read_pickled(path: Path) -> Any:
             return storages[key]
 
         with archive.open(index) as file:
-            return _materialized(_unpickler(file, storage).load())
+            return _materialized(_unpickler(file, storage, zipped=True).load())
 
 
 def _read_old(path: Path) -> Any:
@@ -231,9 +242,12 @@ def _read_old(path: Path) -> Any:
 
     with path.open("rb") as file:
         plain = [_unpickler(file, storage) for _ in range(3)]
-        magic, _, _ = (unpickler.load() for unpickler in plain)
-        if magic != OLD_MAGIC:
-            raise ValueError("neither a zip archive nor of the old format")
+        if plain[0].load() != OLD_MAGIC:
+            raise ValueError(
+                "it is a pickle that torch.save has not written: read it there, and torch.save what it holds"
+            )
+        for unpickler in plain[1:]:
+            unpickler.load()
         result = _unpickler(file, storage).load()
         for key in _unpickler(file, storage).load():
             count = int.from_bytes(file.read(8), "little")
@@ -246,16 +260,16 @@ def _read_old(path: Path) -> Any:
 def _materialized(value: Any, done: dict[int, Any] | None = None) -> Any:
     """`value` with arrays in place of its tensors; what is mentioned several times is made once."""
     done = {} if done is None else done
-    if id(value) not in done:
-        if isinstance(value, _Tensor):
-            done[id(value)] = value.array()
-        elif isinstance(value, _Inert):
-            made = done[id(value)] = type(value)()  # before what is in it: objects may hold one another
-            made.update({key: _materialized(item, done) for key, item in value.items()})
-        elif isinstance(value, dict):
-            done[id(value)] = {key: _materialized(item, done) for key, item in value.items()}
-        elif isinstance(value, (list, tuple)):
-            done[id(value)] = [_materialized(item, done) for item in value]
-        else:
-            return value
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, _Tensor):
+        done[id(value)] = value.array()
+    elif isinstance(value, dict):
+        done[id(value)] = made = type(value)() if isinstance(value, _Inert) else {}
+        made.update({key: _materialized(item, done) for key, item in value.items()})
+    elif isinstance(value, (list, tuple)):
+        done[id(value)] = made = []
+        made += [_materialized(item, done) for item in value]
+    else:
+        return value
     return done[id(value)]

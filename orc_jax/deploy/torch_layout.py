@@ -3,13 +3,13 @@
 Names map by rule, because the networks here name their attributes as the PyTorch definitions do.
 """
 
-import re
 from typing import Any
 
 import numpy as np
 
 RENAMED = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 COUNTER = "num_batches_tracked"  # of a PyTorch batch normalisation; ours does not count
+COUNTERS = (COUNTER, "total_ops", "total_params")  # and of a tool that counts operations: nothing is computed with them
 # By number of axes: where ours lie in PyTorch's array. Convolutions [out, in, h, w] to [h, w, in, out], linear layers
 # [out, in] to [in, out].
 AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
@@ -19,32 +19,6 @@ def torch_name(name: str) -> str:
     """The PyTorch name of one of our parameters or statistics: `layer1.0.bn1.scale` is `layer1.0.bn1.weight`."""
     module, _, leaf = name.rpartition(".")
     return f"{module}.{RENAMED.get(leaf, leaf)}"
-
-
-# timm's names of MobileNetV2, by rule; torchvision's are those of the network here.
-TIMM_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # of each stage
-TIMM_OUTER = {
-    "conv_stem": "features.0.0",
-    "bn1": "features.0.1",
-    "conv_head": "features.18.0",
-    "bn2": "features.18.1",
-    "classifier": "classifier.1",
-}
-TIMM_FIRST = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
-TIMM_BLOCK = {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "conv_pwl": "2", "bn3": "3"}
-
-
-def without_timm(name: str) -> str:
-    """torchvision's name of an array of timm's MobileNetV2; any other name as it is."""
-    outer, _, leaf = name.partition(".")
-    if outer in TIMM_OUTER and "." not in leaf:
-        return f"{TIMM_OUTER[outer]}.{leaf}"
-    found = re.fullmatch(r"blocks\.(\d)\.(\d)\.(conv_\w+|bn\d)\.(\w+)", name)
-    if not found or int(found[1]) >= len(TIMM_BLOCKS):
-        return name
-    stage, block = int(found[1]), int(found[2])
-    inner = (TIMM_BLOCK if stage else TIMM_FIRST).get(found[3])
-    return name if inner is None else f"features.{1 + sum(TIMM_BLOCKS[:stage]) + block}.conv.{inner}.{found[4]}"
 
 
 def from_torch(value: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +50,8 @@ FREE_FIELDS = (
 )
 # What must agree for a checkpoint to be evaluated, and what describes its pool.
 EVALUATED_FIELDS = ("method", "dataset", "dtype")
+PIXEL_RANGE = "stream.pixel_range"
+NAMES = 4  # of classes, in a message
 POOL_FIELDS = ("teacher", "student", "num_networks", "assistants")
 
 
@@ -76,6 +78,11 @@ class Record(NamedTuple):
     def fields(self) -> ConfigDict:
         """The config, as a config again."""
         return _completed(self.config)
+
+    @property
+    def pixel_range(self) -> tuple[float, ...]:
+        """Black and white of images of more than 8 bits, as its networks have seen them; (): that of their mode."""
+        return tuple(self.fields.stream.pixel_range)
 
     def seen_whole(self, whole: bool) -> bool:
         """Whether images of a streamed set are seen whole, if they are here: as when the run was started."""
@@ -262,7 +269,8 @@ def require_evaluable(there: Record, here: Record, models: Mapping[str, Model], 
         UserError: listing what differs and must not.
     """
     fields = EVALUATED_FIELDS if there.architectures == here.architectures else EVALUATED_FIELDS + POOL_FIELDS
-    lines = _differing_fields(there, here, fields if there.imported is None else ())
+    seen_by = (PIXEL_RANGE,) if there.pixel_range else ()
+    lines = _differing_fields(there, here, (*(fields if there.imported is None else ()), *seen_by))
     lines += _differing_data(there, here, ("num_classes", "class_names"))
     if not lines and not all(there.fits(models[name], here.image_shape) for name in set(here.architectures)):
         lines += _differing_data(there, here, ("image_shape",))
@@ -283,7 +291,7 @@ def _differing_fields(there: Record, here: Record, fields: Iterable[str]) -> lis
 
 def _meant(field: str, value: Any) -> Any:
     """A value of a field, or what it stands for where it is left out, as by runs from before that field."""
-    return [0, 65535] if field == "stream.pixel_range" and value in ([], ()) else value
+    return [0, 65535] if field == PIXEL_RANGE and value in ([], ()) else value
 
 
 def _differing_data(there: Record, here: Record, names: Iterable[str]) -> list[str]:
@@ -311,9 +319,34 @@ def require_same_images(there: Record, here: Record, field: str, name: str) -> N
             f"{field}: its networks are for {channels} channels and {classes} classes, but {name} has "
             f"{here.image_shape[-1]} and {here.num_classes}"
         )
+    if there.class_names != here.class_names and sorted(there.class_names) == sorted(here.class_names):
+        one, other = next(pair for pair in zip(there.class_names, here.class_names, strict=True) if pair[0] != pair[1])
+        raise UserError(
+            f"{field}: its classes are in another order than those of {name}: {one!r} there where {other!r} is here"
+        )
     constants = [[list(record.mean), list(record.std)] for record in (there, here)]
     if not np.allclose(*constants, atol=0.01):
         raise UserError(
             f"{field}: its images were normalised with mean, std {constants[0]}, but here they are with "
             f"{constants[1]}; config.mean and config.std can be set"
         )
+
+
+def assumed_order(there: Record, class_names: Sequence[str]) -> str | None:
+    """What is to be said of the run `there` if its classes are called otherwise than `class_names`, or not at all."""
+    if there.class_names == class_names:
+        return None
+    here = f"{', '.join(class_names[:NAMES])}{' ...' if len(class_names) > NAMES else ''}"
+    if there.class_names:
+        others = ", ".join(there.class_names[:NAMES])
+        return f"note: the classes are called {others} there and {here} here; they are taken for the same, one by one"
+    line = (
+        f"note: the imported weights do not know the names of their classes; taken is the order of the data set: {here}"
+    )
+    as_text = sorted(class_names)
+    if list(class_names) == as_text:
+        return f"{line}. If theirs is another, import them again with --class_names"
+    return (
+        f"{line}. What was trained on such folders by torchvision's ImageFolder has them in the order of text, "
+        f"{', '.join(as_text[:NAMES])} ...: import it again with --class_names in that order"
+    )

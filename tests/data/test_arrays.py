@@ -28,6 +28,8 @@ def zeros(*shape):
         ((zeros(4, 1, 8, 9), LABELS), "9 is no number of channels"),
         ((zeros(4, 13, 64, 64), LABELS), "64 is no number of channels"),
         ((zeros(4, 28, 28, 28), LABELS), "these look like volumes"),
+        ((zeros(4, 1, 1, 784), LABELS), "these look like flattened images"),
+        ((zeros(4, 8, 8, 3).astype(int), LABELS), "of values from 0 to 255: images.astype"),
         ((zeros(32, 32, 3, 40), np.zeros(40, int)), r"labels of int64 \[40\]: must be 32 .*transpose\(3, 0, 1, 2\)"),
         ((IMAGES, LABELS[:3]), r"train labels of int64 \[3\]: must be 4 integers"),
         ((IMAGES, np.eye(4, dtype=int)), r"train labels of int64 \[4, 4\]: .*labels.argmax\(1\)"),
@@ -56,6 +58,8 @@ def test_arrays_that_fit(shape):
 
 def test_names_of_classes_that_have_none():
     assert arrays.class_names(np.array([0, 2, 1])) == ["0", "1", "2"]
-    assert len(arrays.class_names(np.array([999]))) == 1000
+    assert len(arrays.class_names(np.array([999, 0]))) == 1000
+    with pytest.raises(UserError, match="labels 1 to 2: classes are numbered from 0, and no example has 0"):
+        arrays.class_names(np.array([1, 2]))
     with pytest.raises(UserError, match="labels up to 1000000000 of 2 examples"):
         arrays.class_names(np.array([0, 10**9]))

@@ -179,7 +179,9 @@ def test_a_very_long_image_is_cropped_before_it_is_scaled(turned, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "resize", noted)
     assert decode.resize_and_center_crop(encode(Image.new("RGB", (16000, 2)), "PNG"), 224, 0.875).shape == (224, 224, 3)
-    assert largest == [224]
+    whole = np.asarray(decode.resize_and_center_crop(encode(Image.new("RGB", (9, 9), "white"), "PNG"), 8, 1e-4))
+    assert whole.shape == (8, 8, 3) and whole.min() == 255, "nor 9x9 pixels 80000x80000"
+    assert largest == [224, 8]
 
 
 def test_a_padded_crop_is_a_window_of_the_padded_image():

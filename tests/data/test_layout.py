@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from orc_jax import config as configs
+from orc_jax.data import sets
 from orc_jax.errors import UserError
 from tests.data.pictures import encode, picture
 from tests.data.test_folder import load, make_tree
@@ -117,8 +119,38 @@ def test_names_in_another_form_of_unicode_are_the_same_class(tmp_path):
     assert found.class_names == (composed, "z") and list(found.test.labels) == [0, 1]
 
 
+def test_links(tmp_path):
+    """They are followed; one that leads nowhere is a damaged file, one that leads back an error."""
+    root = tree(tmp_path, *TRAIN, "val/n1/c.jpg", "other/d.jpg")
+    (tmp_path / "train/n1/more").symlink_to(tmp_path / "other")
+    (tmp_path / "train/n2/e.jpg").symlink_to(tmp_path / "other/d.jpg")
+    assert len(load(root).train) == 4
+    (tmp_path / "train/n2/f.jpg").symlink_to("f.jpg")
+    with pytest.raises(UserError, match=r"train/n2/f.jpg \(Too many levels of symbolic links\).*skip_corrupt=True"):
+        load(root)
+    (tmp_path / "train/n1/n2").symlink_to("../n2")
+    (tmp_path / "train/n2/n1").symlink_to("../n1")
+    with pytest.raises(UserError, match=r"train/n1/n2/n1: a link that leads back to a folder which it is in"):
+        load(root)
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    """A shell leaves `~` as it is after an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tree(tmp_path / "photos", *TRAIN, *FLAT)
+    (tmp_path / "labels.txt").write_text("n2\nn1\nn2\n")
+    config = configs.default()
+    config.update({"dataset": "folder", "data_dir": "~/photos", "label_file": "~/labels.txt", "batch_size": 2})
+    config.eval_split = "val"
+    assert len(sets.load(config, pytest.fail).test) == 3
+
+
 def test_an_evaluation_needs_no_training_split(tmp_path):
     root = tree(tmp_path, "val/b/0.jpg", "val/c/1.jpg")
+    with pytest.raises(
+        UserError, match=r"has no such folder; it has val. An evaluation \(--mode=evaluate\) needs none"
+    ):
+        load(root)
     found = load(root, train=None)
     assert found.class_names == ("b", "c") and list(found.test.labels) == [0, 1]
     found = load(root, train=None, class_names=("a", "b", "c"))

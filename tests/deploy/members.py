@@ -9,6 +9,7 @@ from orc_jax.data.augment import normalize
 from orc_jax.deploy.import_torch import convert
 from orc_jax.deploy.member import Member
 from orc_jax.deploy.torch_file import read_state_dicts
+from orc_jax.deploy.torch_match import candidates
 from orc_jax.models import MODELS
 from orc_jax.pool import Pool, StackState, make_spec
 from orc_jax.verbs import predict
@@ -39,8 +40,8 @@ def state_of(network):
 
 
 def read_arrays(path):
-    """The one state dict in a file."""
-    (arrays,) = read_state_dicts(path).values()
+    """The arrays of the largest state dict in a file, without what stands before all names."""
+    (arrays,) = candidates(read_state_dicts(path), ()).values()
     return arrays
 
 
@@ -104,3 +105,17 @@ def save_pool(workdir, names, models=None, **changes):
     record.write(workdir, there._replace(**changes))
     rows = {stack.name: stack.members for stack in spec.stacks}
     return [jax.tree.map(lambda x, i=i: x[rows[names[i]].index(i)], weights[names[i]]) for i in range(len(names))]
+
+
+def diverge(workdir, member, step):
+    """A checkpoint of `step` in which a member's weights are not numbers."""
+    there = record.require(workdir)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    trained = checkpoint.restore_networks(workdir, there, "latest", device, {})
+    state = trained.pool.member(member)
+    state = state.replace(params=jax.tree.map(lambda x: x * np.nan, state.params))
+    stacks = trained.pool.with_weights({member: state}).stacks
+    arrays = {name: {"params": stack.params, "batch_stats": stack.batch_stats} for name, stack in stacks.items()}
+    with checkpoint.open_manager(workdir, create=True) as manager:
+        checkpoint.save(manager, step, {"stacks": arrays}, there)
+        checkpoint.finish(manager)

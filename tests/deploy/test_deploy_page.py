@@ -80,3 +80,8 @@ def test_the_page_prepares_images_as_evaluation_does(tmp_path, crop, shape):
         ours = member.image((tmp_path / "x.png").read_bytes())
         described = describe(member, PROGRAM_INPUT)
         np.testing.assert_array_equal(namespace["prepare"](tmp_path / "x.png", described)[0], ours)
+        Image.fromarray(rng.integers(0, 5000, shape, np.uint16)).save(tmp_path / "x.png")
+        for seen in (member, member._replace(pixel_range=(0, 4095))):
+            described = describe(seen, PROGRAM_INPUT)
+            ours = seen.image((tmp_path / "x.png").read_bytes())
+            np.testing.assert_array_equal(namespace["prepare"](tmp_path / "x.png", described)[0], ours)

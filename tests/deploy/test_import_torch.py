@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from orc_jax import evaluate, import_torch, training
+from orc_jax import config_files, evaluate, import_torch, training
 from orc_jax.config import default, resolve
 from orc_jax.data import sets
 from orc_jax.data.types import Dataset, Images
@@ -144,6 +144,7 @@ def test_what_an_export_says_is_read(tmp_path, kind, crop):
     """Of other images than usual: names, size, normalisation, preparation; what is given holds over it."""
     params, batch_stats, _, _ = convert(state_of(network_of("resnet8", 7)), "resnet8", 16)
     about = {"class_names": CLASSES, "image_shape": (16, 16, 3), "mean": MEAN, "std": STD, "crop": crop}
+    about["pixel_range"] = (0.0, 4095.0) if crop else ()
     member = Member("2_resnet8", "resnet8", MODELS["resnet8"], 7, (params, batch_stats), 7, **about)
     write, taken = FORMATS[kind]
     path = tmp_path / "net.bin" if kind == "torch" else tmp_path / "net.safetensors"
@@ -160,7 +161,9 @@ def test_what_an_export_says_is_read(tmp_path, kind, crop):
     assert (there.class_names, there.image_shape, there.mean, there.std) == (CLASSES, (16, 16, 3), MEAN, STD)
     again = load_member(tmp_path / "out", "target", "latest")
     assert_identical(again.weights, member.weights)
-    assert describe(again, taken)["resize"] == describe(member, taken)["resize"]
+    for field in ("resize", "pixel_range"):
+        assert describe(again, taken)[field] == describe(member, taken)[field]
+    assert config_files.of_run(tmp_path / "out").stream.pixel_range == again.pixel_range == about["pixel_range"]
     other = import_checkpoint(path, "resnet8", tmp_path / "other", mean=[0.5] * 3, std=[0.1] * 3)
     assert (other.mean, other.std, other.class_names) == ((0.5,) * 3, (0.1,) * 3, CLASSES)
     with pytest.raises(UserError, match="--model=vgg8"):

@@ -11,8 +11,11 @@ from orc_jax import predict, training
 from orc_jax.config import resolve
 from orc_jax.deploy import predict as predicting
 from orc_jax.deploy.ensemble import load_ensemble
+from orc_jax.deploy.export import export_member
 from orc_jax.deploy.member import load_member
+from orc_jax.errors import UserError
 from orc_jax.workdir import metrics, record
+from tests.deploy.members import diverge
 
 
 def predictions(monkeypatch, capsys, *arguments, status=0):
@@ -61,6 +64,21 @@ def test_files_of_a_set_in_memory(small, toy, toy_set, console, tmp_path, monkey
         assert {(row["member"], row["step"]) for row in map(json.loads, lines)} == {(name, last["step"])}
         top1, loss = figures(lines, truth)
         np.testing.assert_allclose([top1, loss], [last[f"eval/top1/{name}"], last[f"eval/loss/{name}"]], rtol=1e-4)
+    refuses_what_has_diverged(tmp_path / "run", last["step"], tmp_path / "out")
+
+
+def refuses_what_has_diverged(run, step, out):
+    """A member whose weights are not numbers is neither predicted with nor exported, nor is a pool that it is in."""
+    diverge(run, 0, step + 1)
+    text = f"0_tiny_a of step {step + 1} in .* holds weights that are not finite: .* Another --checkpoint or --member"
+    with pytest.raises(UserError, match=text):
+        load_member(run, "0", "latest")
+    with pytest.raises(UserError, match=text):
+        export_member(run, "0", "latest", "safetensors", out)
+    with pytest.raises(UserError, match=text):
+        load_ensemble(run, "latest")
+    assert not out.exists()
+    assert load_member(run, "1", "latest").step == step + 1 and load_member(run, "0", str(step)).step == step
 
 
 def test_an_ensemble_of_the_methods_own(small, toy, toy_set, console, tmp_path):

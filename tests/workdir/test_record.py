@@ -189,6 +189,18 @@ def test_imported_weights_come_back(config, toy, tmp_path):
     record.require_same_images(one, here, "field", "toy")
 
 
+def test_what_is_said_of_classes_that_are_called_otherwise(config, toy):
+    here = build_run(config, toy).record()
+    unnamed = here._replace(imported={"file": "x.pth"}, class_names=())
+    assert record.assumed_order(here, here.class_names) is None
+    assert "classes are called a, b, c there and top, middle, bottom here" in record.assumed_order(
+        here._replace(class_names=("a", "b", "c")), here.class_names
+    )
+    assert record.assumed_order(unnamed, ("a", "b", "c")).endswith("import them again with --class_names")
+    said = record.assumed_order(unnamed, tuple(map(str, range(12))))
+    assert "set: 0, 1, 2, 3 ..." in said and "in the order of text, 0, 1, 10, 11 ...: import it again" in said
+
+
 def test_networks_of_images_that_are_normalised_alike(config, toy):
     """Constants that were computed from other parts of a set differ a little."""
     here = build_run(config, toy).record()
@@ -220,6 +232,10 @@ def test_what_an_evaluation_asks_for(config, toy, tmp_path):
         (here._replace(config=here.config | {"method": "dml"}), "config.method: 'dml' there, 'orc' here"),
         (here._replace(config=here.config | {"dtype": "bfloat16"}), "config.dtype: 'bfloat16' there"),
         (here._replace(image_shape=(8, 8, 3)), r"image_shape: \(8, 8, 3\) there, \(8, 8, 1\) here"),
+        (
+            here._replace(config={"stream": {"pixel_range": [0, 4095]}}, imported={}),
+            r"pixel_range: \[0, 4095\] there, ",
+        ),
     ):
         with pytest.raises(UserError, match=f"(?s)holds another run:.*{text}"):
             ask(there, here)
