@@ -1,7 +1,7 @@
 """Where the config of a command comes from: a file, one that comes along, or the run in a workdir."""
 
 import importlib.util
-import re
+import os
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -115,23 +115,6 @@ def check_fields(config: ConfigDict, where: str) -> None:
             raise UserError(f"{where}: lacks config.{field}; configs start from orc_jax.config.default()")
 
 
-def place(field: str, given: str | Path) -> Path:
-    """A folder of this machine, or of a file system that it sees; `~` is the home folder.
-
-    Raises:
-        UserError: for a bucket.
-    """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(given)):
-        raise UserError(
-            f"{field}={given}: is not a folder of this machine; accepted is a path, to which a bucket may be mounted "
-            "(gcsfuse, s3fs)"
-        )
-    try:
-        return Path(given).expanduser()
-    except RuntimeError as error:  # no home folder is known
-        raise UserError(f"{field}={given}: {error}") from error
-
-
 def of_run(workdir: Path) -> ConfigDict:
     """The config of the run in `workdir`; of imported weights one with which they can be evaluated.
 
@@ -162,7 +145,8 @@ def base(given: str | None, workdir: Path | None, dataset: str | None) -> tuple[
         return load(given), find(given.partition(":")[0]).as_posix(), False
     if workdir is not None and (workdir / "config.json").is_file():
         return of_run(workdir), f"that of the run in {workdir}", True
-    name = dataset if dataset in shipped() else "digits"
+    name = (dataset or "").partition(":")[0]  # cifar100:3.0.2 is a version of the set
+    name = name if name in shipped() else "digits"
     return load(f"configs/{name}.py"), f"configs/{name}.py, as no --config was given", False
 
 
@@ -179,8 +163,9 @@ def adapted(config: ConfigDict, given: Collection[str]) -> list[str]:
     first_drop = min(config.lr_boundaries, default=1.0) if config.lr_schedule == "step" else 1.0
     if config.warmup_epochs >= epochs * first_drop:
         new["warmup_epochs"] = epochs * min(0.1, first_drop / 2)
-    if config.dataset == "folder" and not (Path(config.data_dir) / config.eval_split).is_dir():
-        there = (split for split in EVAL_SPLITS if (Path(config.data_dir) / split).is_dir())
+    root = Path(os.path.expanduser(config.data_dir))
+    if config.dataset == "folder" and not (root / config.eval_split).is_dir():
+        there = (split for split in EVAL_SPLITS if (root / split).is_dir())
         new["eval_split"] = next(there, config.eval_split)
     lines = []
     for field, value in new.items():

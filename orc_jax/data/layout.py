@@ -70,7 +70,7 @@ def classes_of(root: str, field: str, split: str, label_file: str, known: Sequen
             f"{first(strays)}. The layout is <split>/<class>/<image files>{hint}"
         )
     result = {
-        name: sorted(file for one in same for file in _files(os.path.join(path, one), folder + b"/" + one))
+        name: sorted(file for one in same for file in _files(os.path.join(path, one), folder + b"/" + one, [path]))
         for name, same in folders.items()
     }
     if not any(result.values()):
@@ -98,14 +98,20 @@ def _beside(name: bytes) -> bool:
     return any(fnmatch.fnmatchcase(os.fsdecode(name), pattern) for pattern in BESIDE)
 
 
-def _files(path: bytes, prefix: bytes) -> list[bytes]:
-    """The files below a folder as prefix/..., sorted."""
-    result = []
+def _files(path: bytes, prefix: bytes, above: Sequence[bytes] = ()) -> list[bytes]:
+    """The files below a folder as prefix/..., sorted. `above` are the folders on the way to it.
+
+    Raises:
+        UserError: for a link to a folder that it lies in, below which there would be no end.
+    """
+    result, real = [], os.path.realpath(path)
+    if os.path.islink(path) and any(os.path.commonpath([os.path.realpath(one), real]) == real for one in above):
+        raise UserError(f"{os.fsdecode(path)}: is a link to a folder that it lies in; accepted are links to others")
     with os.scandir(path) as entries:
         for entry in entries:
             if not _beside(entry.name):
                 name = prefix + b"/" + entry.name
-                result += _files(entry.path, name) if entry.is_dir() else [name]
+                result += _files(entry.path, name, [*above, path]) if entry.is_dir() else [name]
     return sorted(result)
 
 

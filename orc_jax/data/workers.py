@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 
+from orc_jax.errors import LIMITS, UserError, of_system
+
 
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
@@ -20,6 +22,25 @@ def interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+SHARED_MEMORY = (
+    "/dev/shm may be full: give the container more (docker run --shm-size=8g), or set config.stream.num_workers=0"
+)
+
+
+@contextlib.contextmanager
+def sharing() -> Iterator[None]:
+    """Around what starts processes and takes from them what they have made: what the system lacks then is no disk.
+
+    Raises:
+        UserError: saying what it lacks.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = of_system(error) + ("" if error.errno in LIMITS else f": {SHARED_MEMORY}")
+        raise UserError(f"no images can be had from the processes that read them: {reason}") from error
 
 
 def end_with_parent(*_: int) -> None:
