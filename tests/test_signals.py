@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from orc_jax import pretrained, training
+from orc_jax import pretrained, terminal, training
 from orc_jax.errors import Interrupted
 from orc_jax.preemption import SIGNALS, Stop
 from orc_jax.testing import assert_identical
 from orc_jax.workdir import checkpoint, metrics
 from tests.data.pictures import encode, picture
-from tests.helpers import final_state, printed, train
+from tests.helpers import final_state, train
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,10 +38,8 @@ def asked(monkeypatch, owner, name, number, call=1):
 # In the order of a run, what is done when the signal comes, and where the run then stops.
 PHASES = [
     (training._Meter, "compiling", 1, "pivot: stopped by {} after step 1 of 5"),
-    (training, "evaluator", 1, "pivot: stopped by {} after step 2 of 5"),
     (training, "evaluate_now", 1, "orc: stopped by {} after step 0 of 11"),
     (pretrained, "load_members", 1, "orc: stopped by {} after step 0 of 11"),
-    (training, "_restore_or_init", 2, "orc: stopped by {} after step 0 of 11"),
     (Stop, "requested", 1, "orc: stopped by {} after step 1 of 11"),
     (checkpoint, "save", 1, "orc: stopped by {} after step 4 of 11"),
     (training, "evaluate_now", 1, "orc: stopped by {} after step 6 of 11"),
@@ -79,21 +77,24 @@ def test_in_every_phase(config, console, tmp_path, monkeypatch, toy):
 @pytest.mark.usefixtures("toy_set", "kept_programs")
 def test_while_it_tells_of_a_member_that_has_diverged(config, console, tmp_path, monkeypatch):
     config.teacher, config.assistants, config.student, config.num_networks = "tiny_a", "tiny_b", "tiny_a", 3
-    config.lr_multipliers, config.pretrain_epochs, config.on_divergence = "tiny_b=1e25", 0, "isolate"
-    printing, told = console.print, []
+    config.method, config.lr_multipliers, config.on_divergence = "independent", "tiny_b=1e25", "isolate"
+    warner, told = terminal.warner, []
 
-    def telling(*args, **kwargs):
-        if "has diverged" in str(args[0]) and not told:
-            told.append(os.kill(os.getpid(), signal.SIGTERM))
-        printing(*args, **kwargs)
+    def telling(console):
+        def tell(line):
+            if "has diverged" in line and not told:
+                told.append(os.kill(os.getpid(), signal.SIGTERM))
+            warner(console)(line)
 
-    monkeypatch.setattr(console, "print", telling)
-    with pytest.raises(Interrupted, match=r"^orc: stopped by SIGTERM after step"):
+        return tell
+
+    monkeypatch.setattr(terminal, "warner", telling)
+    with pytest.raises(Interrupted, match=r"^independent: stopped by SIGTERM after step [1-6] of 11"):
         train(config, tmp_path / "run", console)
-    train(config, tmp_path / "run", console)
-    train(config, tmp_path / "whole", console)
+    for name in ("run", "whole"):
+        train(config, tmp_path / name, console)
     logs = [(tmp_path / name / metrics.METRICS).read_bytes() for name in ("run", "whole")]
-    assert logs[0] == logs[1] and printed(console).count("SIGTERM: stopping") == 1
+    assert logs[0] == logs[1] and b"diverged_at/1_tiny_b" in logs[0]
 
 
 # The command, which says when it comes to a phase and stays there a little.
@@ -191,8 +192,8 @@ def test_to_all_processes_while_a_streamed_set_is_evaluated(photos, tmp_path, pr
     code, errors = sent("evaluating", signal.SIGTERM, tmp_path / "run", photos, programs)
     assert_left(signal.SIGTERM, code, errors)
     assert "stopped by SIGTERM after step 0 of 6" in errors
-    assert [row["epoch"] for row in metrics.read(tmp_path / "run" / "teacher")] == [1]
-    assert checkpoint.has_checkpoint(tmp_path / "run" / "teacher")
+    assert [row["epoch"] for row in metrics.read(tmp_path / "run" / "pivot")] == [1]
+    assert checkpoint.has_checkpoint(tmp_path / "run" / "pivot")
 
 
 @pytest.fixture(scope="module")

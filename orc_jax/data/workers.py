@@ -4,7 +4,9 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 
@@ -39,8 +41,19 @@ def sharing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        _forget_half_made(error)
         reason = of_system(error) + ("" if error.errno in LIMITS else f": {SHARED_MEMORY}")
         raise UserError(f"no images can be had from the processes that read them: {reason}") from error
+
+
+def _forget_half_made(error: Exception) -> None:
+    """Drops what was being made when an error came, in silence: half-made, grain's iterators complain when they go."""
+    report = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = report
 
 
 def end_with_parent(*_: int) -> None:
