@@ -5,6 +5,7 @@ import collections
 import contextlib
 import errno
 import os
+import resource
 import sys
 from collections.abc import Iterator, Sequence
 from logging import CRITICAL, getLogger
@@ -14,18 +15,28 @@ from typing import NoReturn
 from absl import logging
 
 import orc_jax
-from orc_jax.config_files import place
-from orc_jax.errors import Interrupted, UserError
+from orc_jax.errors import LIMITS, Interrupted, UserError, of_system
+from orc_jax.places import place
+from orc_jax.terminal import printable
 
+LESS = (
+    "Less is needed with --config.remat=True, --config.dtype=bfloat16, a smaller --config.batch_size (or "
+    "config.eval_batch_size, in an evaluation), fewer or smaller networks, or more devices"
+)
 # What a full or lost disk makes of a write.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
-def quiet() -> None:
-    """Keeps TFDS, TensorFlow and Orbax from reporting on themselves, and from looking for Google's cloud.
+def start() -> None:
+    """What a command does first: it prints any name, may open as many files as the system lets it, and is quiet.
 
-    What fails is raised as well. To be called before they are imported.
+    That is, TFDS, TensorFlow and Orbax do not report on themselves, nor look for Google's cloud. What fails is raised
+    as well. To be called before they are imported.
     """
+    printable()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     logging.set_verbosity(logging.FATAL)
     getLogger("asyncio").setLevel(CRITICAL)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -36,15 +47,35 @@ def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
     """Ends the program with one message; `at_once` also where JAX would wait for other processes."""
     print(f"orc_jax: {message}", file=sys.stderr, flush=True)
     if at_once:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
         os._exit(status)
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def _heard(message: str) -> Iterator[None]:
+    """A Ctrl-C that comes while a callback or a destructor runs, where Python drops it, ends the program as well."""
+    report = sys.unraisablehook
+
+    def hear(unraisable: "sys.UnraisableHookArgs") -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            fail(message, status=130, at_once=True)
+        report(unraisable)
+
+    sys.unraisablehook = hear
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
 
 
 @contextlib.contextmanager
 def understood() -> Iterator[None]:
     """Around what reads the command line: as `reported`, but without importing anything."""
     try:
-        yield
+        with _heard("interrupted"):
+            yield
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -61,21 +92,23 @@ def reported(workdir: Path | None = None, *, several: bool = False) -> Iterator[
     """
     from orc_jax.workdir.checkpoint import without_stragglers  # imported late, so that --help is answered at once
 
+    interrupted = "interrupted" + ("; the same command goes on from the last checkpoint" if workdir else "")
+    goes_on = ". The checkpoints there are kept; the same command goes on" if workdir else ""
     try:
-        with without_stragglers():
+        with _heard(interrupted), without_stragglers():
             yield
     except UserError as error:
         fail(str(error), at_once=several)
     except Interrupted as error:
         fail(str(error), error.status)
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on from the last checkpoint" if workdir else ""
-        fail(f"interrupted{goes_on}", status=130)
+        fail(interrupted, status=130)
+    except MemoryError as error:
+        fail(f"the memory of this machine does not suffice: {error}. {LESS}", at_once=several)
     except OSError as error:
-        if error.errno not in STORAGE:
+        if error.errno not in (*STORAGE, *LIMITS):
             raise
-        goes_on = ". The checkpoints there are kept; the same command goes on" if workdir else ""
-        fail(f"{error.filename or workdir}: {error.strerror}{goes_on}", at_once=several)
+        fail(f"{error.filename or workdir}: {of_system(error)}{goes_on}", at_once=several)
     except Exception as error:
         told = of_device(error)
         if told is None:
@@ -86,9 +119,9 @@ def reported(workdir: Path | None = None, *, several: bool = False) -> Iterator[
 def path(text: str) -> Path:
     """A path that an argument gives, for argparse; see `place`."""
     try:
-        return place("it", text)
+        return place("", text)
     except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(str(error).removeprefix("=")) from error
 
 
 def keep_programs(folder: str) -> None:
@@ -97,9 +130,10 @@ def keep_programs(folder: str) -> None:
 
     if folder and not jax.config.values["jax_compilation_cache_dir"]:
         path = place("--compilation_cache", folder).absolute()
-        with contextlib.suppress(OSError):  # where none can be made they are not kept
+        with contextlib.suppress(OSError):  # where none can be made or written they are not kept
             path.mkdir(parents=True, exist_ok=True)
-            jax.config.update("jax_compilation_cache_dir", str(path))
+            if os.access(path, os.W_OK | os.X_OK):
+                jax.config.update("jax_compilation_cache_dir", str(path))
 
 
 def of_device(error: Exception) -> tuple[str, int] | None:
@@ -109,11 +143,10 @@ def of_device(error: Exception) -> tuple[str, int] | None:
     if not isinstance(error, jax.errors.JaxRuntimeError):
         return None
     text = str(error).splitlines()[0][:300]
+    if "KeyboardInterrupt" in str(error):  # within a callback to Python
+        return "interrupted", 130
     if "RESOURCE_EXHAUSTED" in text:
-        return (
-            f"the memory of a device does not suffice: {text}. Less is needed with a smaller config.batch_size or "
-            "config.eval_batch_size, fewer or smaller networks, config.dtype=bfloat16, or more devices"
-        ), 2
+        return f"the memory of a device does not suffice: {text}. {LESS}", 2
     if jax.process_count() == 1:
         return None
     return (

@@ -222,8 +222,8 @@ def _names(config: ConfigDict) -> list[tuple[str, str]]:
 
 def _interpret(config: ConfigDict, own: Plugins) -> Resolved:
     known = FIELDS | {own_section(config)}
-    if others := set(config) - known:  # the fields of methods of one's own that this is not a run of
-        config = ConfigDict({name: value for name, value in config.items() if name not in others})
+    values = {name: value for name, value in config.items() if name in known}  # others: of methods that it is no run of
+    config = ConfigDict(values | fields.at_home(config))
     architectures = _architectures(config, own)
     factors, kinds, decays = (
         optim.by_architecture(f"config.{field}", config[field], [*MODELS, *own]) for field in BY_ARCHITECTURE
@@ -305,6 +305,7 @@ NOT_NEGATIVE = (
 
 def _check_values(config: ConfigDict) -> None:
     """Fields by themselves."""
+    fields.check(config)
     for field, accepted in CHOICES.items():
         require_choice(f"config.{field}", config[field], accepted)
     for field, value in flat(config.to_dict()).items():
@@ -320,7 +321,6 @@ def _check_values(config: ConfigDict) -> None:
     require("config.lr_boundaries", fractions, fine, "increasing fractions between 0 and 1")
     k, too = config.num_temporary_teachers, config.orc.num_temporary_teachers  # differ in a copy that was changed
     require("config.num_temporary_teachers", k, k == too, f"that of config.orc.num_temporary_teachers={too}")
-    fields.check(config)
 
 
 def _check_method(resolved: Resolved) -> None:

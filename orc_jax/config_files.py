@@ -1,7 +1,6 @@
 """Where the config of a command comes from: a file, one that comes along, or the run in a workdir."""
 
 import importlib.util
-import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from orc_jax.errors import UserError, unknown
+from orc_jax.places import place
 
 # The configs that come along lie beside the package in the repository, and inside it once it is installed.
 SHIPPED = next(path for path in (Path(__file__).parents[i] / "configs" for i in (1, 0)) if path.is_dir())
@@ -124,23 +124,6 @@ def check_fields(config: ConfigDict, where: str) -> None:
             raise UserError(f"{where}: config.{field}={value!r}: must be {KINDS[kind]}, such as {known[field]!r}")
 
 
-def place(field: str, given: str | Path) -> Path:
-    """A folder of this machine, or of a file system that it sees; `~` is the home folder.
-
-    Raises:
-        UserError: for a bucket.
-    """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(given)):
-        raise UserError(
-            f"{field}={given}: is not a folder of this machine; accepted is a path, to which a bucket may be mounted "
-            "(gcsfuse, s3fs)"
-        )
-    try:
-        return Path(given).expanduser()
-    except RuntimeError as error:  # no home folder is known
-        raise UserError(f"{field}={given}: {error}") from error
-
-
 def of_run(workdir: Path) -> ConfigDict:
     """The config of the run in `workdir`; of imported weights one with which they can be evaluated.
 
@@ -171,7 +154,8 @@ def base(given: str | None, workdir: Path | None, dataset: str | None) -> tuple[
         return load(given), find(given.partition(":")[0]).as_posix(), False
     if workdir is not None and (workdir / "config.json").is_file():
         return of_run(workdir), f"that of the run in {workdir}", True
-    name = dataset if dataset in shipped() else "digits"
+    name = (dataset or "").partition(":")[0]  # cifar100:3.0.2 is a version of the set
+    name = name if name in shipped() else "digits"
     return load(f"configs/{name}.py"), f"configs/{name}.py, as no --config was given", False
 
 

@@ -1,6 +1,8 @@
 """The one exception for mistakes that a person can put right, and the wording they share."""
 
 import difflib
+import errno
+import resource
 from collections.abc import Iterable
 
 
@@ -25,6 +27,21 @@ def unknown(field: str, value: str, accepted: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(value, names, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"{field}={value!r} is not known.{hint} Accepted: {', '.join(names)}.")
+
+
+LIMITS = (errno.EMFILE, errno.ENFILE)  # too many open files
+
+
+def of_system(error: OSError) -> str:
+    """What the system says of an error, and what helps where its reason is a limit and no file."""
+    reason = error.strerror or str(error)
+    if error.errno not in LIMITS:
+        return reason
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return (
+        f"{reason}: a process may have {most} here, and more are needed: set ulimit -n 4096 before the command, or "
+        "config.stream.num_workers=0"
+    )
 
 
 def require(field: str, value: object, fine: bool, accepted: str) -> None:

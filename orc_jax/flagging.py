@@ -11,7 +11,9 @@ from ml_collections import ConfigDict, config_flags
 
 import orc_jax
 from orc_jax import cache, config_files
+from orc_jax.data.fields import check_numbers
 from orc_jax.errors import UserError, unknown
+from orc_jax.places import place
 
 # What others call a flag or a field, by its name here.
 SYNONYMS = {
@@ -81,9 +83,10 @@ def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Gi
     workdir = own["workdir"].value
     dataset = re.findall(r"(?m)^--?config\.dataset(?:=|\n)(.*)", "\n".join(rest))
     config, base, of_run = config_files.base(
-        given, config_files.place("--workdir", workdir) if workdir else None, dataset[-1] if dataset else None
+        given, place("--workdir", workdir) if workdir else None, dataset[-1] if dataset else None
     )
     overrides = _override(config, rest)
+    check_numbers(config)
     trusted, adapted = None, []
     if not of_run:
         adapted = config_files.adapted(config, overrides)

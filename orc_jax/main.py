@@ -8,8 +8,9 @@ import sys
 
 from absl import flags
 
-from orc_jax import commands, config_files, flagging
+from orc_jax import commands, flagging
 from orc_jax.errors import UserError
+from orc_jax.places import place
 from orc_jax.terminal import doing, make_console, warner
 
 FLAGS = flags.FlagValues()
@@ -56,7 +57,7 @@ CACHE = flagging.define_cache(FLAGS)
 
 def main() -> None:
     """The command."""
-    commands.quiet()
+    commands.start()
     console = make_console()
     with commands.understood(), doing(console, "loading JAX"):
         given = flagging.parse(sys.argv, FLAGS, __doc__)
@@ -69,7 +70,7 @@ def main() -> None:
 
     config = given.config
     with commands.understood():
-        workdir = config_files.place("--workdir", WORKDIR.value or f"runs/{config.dataset}_{config.method}")
+        workdir = place("--workdir", WORKDIR.value or f"runs/{config.dataset}_{config.method}")
         commands.keep_programs(CACHE.value)
     with commands.reported(workdir, several=bool(COORDINATOR.value)):
         if COORDINATOR.value:

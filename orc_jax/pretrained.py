@@ -38,7 +38,7 @@ def plan(run: Run, workdir: Path) -> list[Source]:
     for i, stage in enumerate(run.method.stages):
         folder, stage_run = workdir / stage.name, None
         if i == 0 and config.pivot_checkpoint:
-            folder = Path(config.pivot_checkpoint).expanduser()
+            folder = Path(config.pivot_checkpoint)
             find_members(run, folder, stage.members)
         elif i == 0 and not config.pretrain_epochs:
             continue

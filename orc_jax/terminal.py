@@ -5,6 +5,7 @@ On a terminal everything fits its width. Elsewhere, in a file or a pipe, nothing
 
 import contextlib
 import functools
+import io
 import sys
 import threading
 import time
@@ -24,14 +25,19 @@ ENDLESS = 10_000  # columns of an output that has no width
 NARROWEST, WIDEST = 8, 40  # columns of a bar
 
 
+def printable() -> None:
+    """What the encoding of the outputs lacks is printed as an escape from here on, instead of being an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """The console of the standard output, or of what goes beside it. Text is printed as it is, brackets and all.
 
     What the encoding of the output lacks is printed as a question mark or an escape.
     """
-    stream: Any = sys.stderr if stderr else sys.stdout
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")
+    printable()
     console = Console(stderr=stderr, markup=False, emoji=False)
     if console.is_terminal or console.is_jupyter:
         return console

@@ -1,11 +1,16 @@
 """What commands do with errors: one message and an exit status for what needs no traceback."""
 
 import errno
+import importlib
+import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import pytest
+from absl import logging
 
 from orc_jax import commands
 from orc_jax.errors import Interrupted, UserError
@@ -21,6 +26,9 @@ MEMORY = "RESOURCE_EXHAUSTED: Out of memory\nand more"
         (KeyboardInterrupt(), 130, "orc_jax: interrupted; the same command goes on from the last checkpoint"),
         (OSError(errno.ENOSPC, "No space left", "f"), 2, "orc_jax: f: No space left. The checkpoints there are kept"),
         (OSError(errno.EROFS, "Read-only"), 2, "orc_jax: runs/x: Read-only. The checkpoints there are kept"),
+        (OSError(errno.EMFILE, "Too many open files", "f"), 2, "orc_jax: f: Too many open files: a process may have "),
+        (MemoryError("Unable to allocate 9 TiB"), 2, "orc_jax: the memory of this machine does not suffice: Unable"),
+        (jax.errors.JaxRuntimeError("INTERNAL: callback: KeyboardInterrupt"), 130, "orc_jax: interrupted"),
         (jax.errors.JaxRuntimeError(MEMORY), 2, "orc_jax: the memory of a device does not suffice: RESOURCE_EXHAUSTED"),
     ],
 )
@@ -29,6 +37,71 @@ def test_one_message(error, status, text, capsys):
         raise error
     printed = capsys.readouterr().err
     assert left.value.code == status and printed.startswith(text) and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("source", ["gc.callbacks.append(interrupted)", "weakref.finalize(Thing(), interrupted)"])
+def test_ctrl_c_while_a_callback_runs(source):
+    """Python reports such an error and goes on; JAX has callbacks of the garbage collector, for instance."""
+    program = f"""
+import gc, weakref
+from orc_jax.commands import understood
+
+class Thing: pass
+
+def interrupted(*_): raise KeyboardInterrupt
+
+with understood():
+    {source}
+    gc.collect()
+    print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "orc_jax: interrupted\n")
+
+
+def test_all_files_that_the_system_lets_a_process_open(monkeypatch):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(logging, "set_verbosity", lambda level: None)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] - 1, before[1]))
+        commands.start()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+PLACES = {
+    "main": [
+        ["--workdir="],
+        ["--mode=evaluate", "--workdir="],
+        ["--mode=describe", "--workdir="],
+        ["--config.data_dir="],
+    ],
+    "compare": [["--out="], ["--workdir="]],
+    "report": [["--workdir="], ["--workdir=x", "--out="], ["--workdir=x", "--data_dir="]],
+    "export": [["--format=onnx", "--out=x", "--workdir="], ["--format=onnx", "--workdir=x", "--out="]],
+    "predict": [["x.jpg", "--workdir="], ["--workdir=x", ""]],
+    "import_torch": [["--out=x", ""], ["x.pth", "--out="]],
+}
+
+
+@pytest.mark.parametrize("bucket", ["s3://b/x", "gs://b/x"])
+@pytest.mark.parametrize(
+    ("name", "arguments"), [(name, arguments) for name, all_of in PLACES.items() for arguments in all_of]
+)
+def test_every_place_is_one_of_this_machine(name, arguments, bucket, monkeypatch, capsys, tmp_path):
+    module = importlib.import_module(f"orc_jax.{name}.__main__" if name in ("compare", "report") else f"orc_jax.{name}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["command", *arguments[:-1], arguments[-1] + bucket])
+    if hasattr(module, "CACHE"):  # whose folder would be that of the other tests, too
+        sys.argv.append("--compilation_cache=")
+    for flag in getattr(module, "FLAGS", ()):
+        monkeypatch.setattr(module.FLAGS[flag], "value", module.FLAGS[flag].default)
+    with pytest.raises(SystemExit) as left:
+        module.main()
+    printed = capsys.readouterr().err
+    assert left.value.code == 2 and f"{bucket}: is not on this machine; accepted is a path" in printed
+    assert "Traceback" not in printed and not list(tmp_path.iterdir())
 
 
 def test_a_command_without_a_run_does_not_speak_of_one(capsys):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from orc_jax import cache, terminal
+from orc_jax import cache, library, terminal
 from orc_jax.config import default, resolve
-from orc_jax.config_files import place
 from orc_jax.data.folder import in_order
 from orc_jax.data.workers import interrupts_blocked
 from orc_jax.errors import UserError
+from orc_jax.places import place
 from orc_jax.preemption import SIGNALS, watched
 from orc_jax.testing import build_run
 from orc_jax.workdir import record
@@ -21,7 +21,7 @@ from orc_jax.workdir import record
 
 @pytest.mark.parametrize("given", ["s3://bucket/run", "gs://bucket/run", "hdfs:/x", "file:///x"])
 def test_buckets_are_refused(given):
-    with pytest.raises(UserError, match="is not a folder of this machine"):
+    with pytest.raises(UserError, match="is not on this machine"):
         place("--workdir", given)
 
 
@@ -29,6 +29,22 @@ def test_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert place("--workdir", "~/run") == tmp_path / "run"
     assert place("--workdir", "exp[lr=0.1]/C:x") == Path("exp[lr=0.1]/C:x")
+
+
+def test_the_home_folder_in_fields(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = default()
+    config.data_dir, config.pivot_checkpoint, config.label_file = "~/data", "~/runs/teacher", "labels~"
+    resolved = resolve(config, 1).config
+    assert (resolved.data_dir, resolved.label_file) == (str(tmp_path / "data"), "labels~")
+    assert resolved.pivot_checkpoint == str(tmp_path / "runs/teacher") and config.data_dir == "~/data"
+
+
+def test_places_of_a_program(toy):
+    config = default()
+    for call in (lambda: library.load("gs://b/run"), lambda: library.train(config, workdir="s3://b/run")):
+        with pytest.raises(UserError, match=r"workdir=..://b/run: is not on this machine"):
+            call()
 
 
 def test_text_of_a_person_is_printed_as_it_is(capsys):

@@ -20,8 +20,9 @@ import sys
 
 from absl import flags
 
-from orc_jax import commands, config_files, flagging
+from orc_jax import commands, flagging
 from orc_jax.errors import UserError
+from orc_jax.places import place
 from orc_jax.terminal import doing, make_console, warner
 
 FLAGS = flags.FlagValues()
@@ -54,7 +55,7 @@ OF_ONE_RUN = ("mode", "checkpoint", "resume", "own", "coordinator", "num_process
 
 def main() -> None:
     """The command."""
-    commands.quiet()
+    commands.start()
     console = make_console()
     with commands.understood(), doing(console, "loading JAX"):
         for name in OF_ONE_RUN:
@@ -72,10 +73,10 @@ def main() -> None:
         from orc_jax.published import ROWS as published
 
     with commands.understood():
-        commands.keep_programs(CACHE.value)  # seeds of one method have one program
         kind = "sweep" if SWEEP.value else "rows" if ROWS.value else "compare"
         default = f"runs/{kind}" + ("" if ROWS.value else f"_{given.config.dataset}")
-        folder = config_files.place("--out", OUT.value or WORKDIR.value or default)
+        folder = place("--out", OUT.value or WORKDIR.value or default)
+        commands.keep_programs(CACHE.value)  # seeds of one method have one program
     with commands.reported(folder):
         if ROWS.value is not None:
             rows = variants.of_rows(ROWS.value, given.overrides)

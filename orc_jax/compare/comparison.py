@@ -77,7 +77,7 @@ def compare(
             table = with_costs(table, plans, dataset_of, console)
             write(out, table)
             console.print(so_far(table))
-    warner(console)((out / "compare.md").read_text())
+    warner(console)((out / "compare.md").read_text(encoding="utf-8"))
     if table.failed:
         raise UserError(
             f"{len(table.failed)} of {len(plans)} runs have failed: {failures(table)}. They are marked in {out}; the "
@@ -193,7 +193,7 @@ def write(out: Path, table: Comparison) -> None:
     comparison.write(out, table)
     replace_text(out / "compare.md", markdown(table))
     fields = ("method", "seed", "last", "best", "ensemble", "seconds", "error")
-    with (out / "compare.csv").open("w", newline="") as file:
+    with (out / "compare.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(fields)
         writer.writerows([getattr(run, field) for field in fields] for run in table.by_method)

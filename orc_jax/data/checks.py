@@ -1,5 +1,6 @@
 """A look at every image file before training, so that a broken one is found now and not within the first epoch."""
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -10,7 +11,8 @@ from PIL import Image
 
 from orc_jax.data import decode, deep
 from orc_jax.data.types import Records
-from orc_jax.data.workers import end_with_parent, interrupts_blocked
+from orc_jax.data.workers import end_with_parent, interrupts_blocked, sharing
+from orc_jax.errors import LIMITS, UserError, of_system
 
 TAIL = 1024  # bytes in which the end of a JPEG or PNG is looked for: some cameras append a little
 ALONE = {"quick": 10_000, "full": 200}  # files that are looked at without help: within a second or two
@@ -41,13 +43,12 @@ def look_at_all(records: Records, check: str) -> list[Seen]:
         len(starts), (2 if check == "quick" else 1) * (os.cpu_count() or 1)
     )  # half of them wait for the disk
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, spawn, initializer=_start, initargs=(records, check))
-    try:
+    with sharing(), contextlib.ExitStack() as stack:
+        pool = ProcessPoolExecutor(processes, spawn, initializer=_start, initargs=(records, check))
+        stack.callback(pool.shutdown, cancel_futures=True)
         with interrupts_blocked():
             found = pool.map(_look_at_some, starts)
         return list(itertools.chain.from_iterable(found))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 _looking: list = []  # in a helping process: the records and the check, which are sent once
@@ -70,7 +71,7 @@ def _look_at(records: Records, i: int, check: str) -> Seen:
     try:
         data = records.read(i)[0]
     except OSError as error:
-        return Seen(error.strerror or str(error))
+        return _unreadable(error)
     return _decoded(data)
 
 
@@ -94,7 +95,14 @@ def look(path: str | bytes) -> Seen:
             file.seek(0)
             return _decoded(file.read())
     except OSError as error:
-        return Seen(error.strerror or str(error))
+        return _unreadable(error)
+
+
+def _unreadable(error: OSError) -> Seen:
+    """A file that cannot be read; that no more may be open is no defect of it."""
+    if error.errno in LIMITS:
+        raise UserError(f"images cannot be looked at: {of_system(error)}") from error
+    return Seen(error.strerror or str(error))
 
 
 def _looks_whole(image: Image.Image, file: BinaryIO, size: int) -> bool:

@@ -189,8 +189,9 @@ def _constants(
         if min(config.std) <= 0:
             raise UserError(f"config.std={tuple(config.std)}: must be greater than 0")
         return tuple(config.mean), tuple(config.std)
-    if name in CONSTANTS:
-        return CONSTANTS[name]
+    known = name.partition(":")[0]  # cifar100:3.0.2 is a version of it
+    if known in CONSTANTS:
+        return CONSTANTS[known]
     if not isinstance(train, Images):
         return CONSTANTS["imagenet2012"]
     return _computed_constants(train.images)

@@ -22,8 +22,8 @@ import numpy as np
 
 from orc_jax.data.batches import permutation
 from orc_jax.data.types import Records
-from orc_jax.data.workers import end_with_parent, interrupts_blocked
-from orc_jax.errors import UserError
+from orc_jax.data.workers import SHARED_MEMORY, end_with_parent, interrupts_blocked, sharing
+from orc_jax.errors import UserError, of_system
 
 CHUNK = 16  # images that a worker hands over at a time: bounds the memory of many workers, and the wait for the first
 
@@ -120,7 +120,7 @@ def _example(
     try:
         data, label = records.read(i)
     except OSError as error:  # not a matter of `skip_corrupt`: a lost disk must not look like a few broken images
-        raise UserError(f"{records.name(i)} cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{records.name(i)} cannot be read: {of_system(error)}") from error
     try:
         return {"image": decode_image(data), "label": np.int32(label)}
     except ValueError as error:
@@ -169,9 +169,10 @@ def batches(source: TrainExamples | EvalExamples, batch_size: int, num_workers: 
         options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
         dataset = dataset.mp_prefetch(options, worker_init_fn=end_with_parent)
     dataset = dataset.batch(batch_size // chunk, batch_fn=_concatenate)
-    iterator = iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1))
+    with sharing():
+        iterator = iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1))
     try:
-        with interrupts_blocked():
+        with interrupts_blocked(), sharing():
             iterator.start_prefetch()
         yield _first(len(source) // batch_size, iterator)
     except BaseException:
@@ -194,7 +195,9 @@ def _first(count: int, iterator: Iterator[Example]) -> Iterator[Example]:
     """The first `count` elements."""
     try:
         for _ in range(count):
-            yield next(iterator)
+            with sharing():
+                element = next(iterator)
+            yield element
     except RuntimeError as error:
         code = re.search(r"Worker process was terminated unexpectedly with exit code (-?\d+)", str(error))
         if not code:
@@ -206,8 +209,7 @@ def _death(exit_code: int) -> str:
     """What to tell the person whose worker process has ended."""
     reasons = {
         -signal.SIGKILL: "the memory may have run out, of which fewer config.stream.num_workers need less",
-        -signal.SIGBUS: "/dev/shm may be full: give the container more (docker run --shm-size=8g), or set "
-        "config.stream.num_workers=0",
+        -signal.SIGBUS: SHARED_MEMORY,
     }
     reason = reasons.get(exit_code, "what it has printed may tell why")
     return f"a worker process of the input pipeline has ended with exit code {exit_code}: {reason}"

@@ -19,6 +19,7 @@ from orc_jax.data import cifar_archives, decoded
 from orc_jax.data.decoded import Decoded
 from orc_jax.data.types import Images
 from orc_jax.errors import UserError, unknown
+from orc_jax.places import place
 from orc_jax.plugins import Plugins, is_own
 
 ARRAY_RECORD = "array_record"  # the format that is read in any order, and without TensorFlow
@@ -67,6 +68,7 @@ def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | 
         raise UserError(f"config.data_dir={config.data_dir!r} is not a directory")
     if is_own(config.dataset):
         return _load(config, plugins)[:3]
+    place("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR", ""))
     where = os.path.abspath(config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     streamed = []
 
@@ -101,7 +103,7 @@ def _load(
         ) from None
     except ImportError as error:
         raise UserError(f"config.dataset={config.dataset!r} is not prepared, and {_missing(error)}") from error
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, AssertionError) as error:
         raise UserError(f"config.dataset={config.dataset!r} cannot be opened: {error}") from error
     features = dict(builder.info.features.items())
     named = builder.info.supervised_keys or ()

@@ -4,9 +4,13 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import wait
+
+from orc_jax.errors import LIMITS, UserError, of_system
 
 
 @contextlib.contextmanager
@@ -20,6 +24,36 @@ def interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+SHARED_MEMORY = (
+    "/dev/shm may be full: give the container more (docker run --shm-size=8g), or set config.stream.num_workers=0"
+)
+
+
+@contextlib.contextmanager
+def sharing() -> Iterator[None]:
+    """Around what starts processes and takes from them what they have made: what the system lacks then is no disk.
+
+    Raises:
+        UserError: saying what it lacks.
+    """
+    try:
+        yield
+    except OSError as error:
+        _forget_half_made(error)
+        reason = of_system(error) + ("" if error.errno in LIMITS else f": {SHARED_MEMORY}")
+        raise UserError(f"no images can be had from the processes that read them: {reason}") from error
+
+
+def _forget_half_made(error: Exception) -> None:
+    """Drops what was being made when an error came, in silence: half-made, grain's iterators complain when they go."""
+    report = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = report
 
 
 def end_with_parent(*_: int) -> None:

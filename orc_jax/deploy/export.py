@@ -144,12 +144,12 @@ def export_member(
 
 
 def main() -> None:
+    commands.start()
     parser = commands.parser(__doc__)
     commands.add_member_arguments(parser)
     parser.add_argument("--format", required=True, help=", ".join(FORMATS))
     parser.add_argument("--out", type=commands.path, required=True, help="the file to write, and beside it FILE.json")
     args = parser.parse_args()
-    commands.quiet()
     commands.keep_programs(str(cache.folder()))
     with doing(make_console(), f"writing {args.out}"), commands.reported():
         written = export_member(args.workdir, args.member, args.checkpoint, args.format, args.out, args.own)

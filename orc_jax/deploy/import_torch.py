@@ -297,6 +297,7 @@ def import_checkpoint(
 
 
 def main() -> None:
+    commands.start()
     parser = commands.parser(__doc__)
     parser.add_argument("checkpoint", type=commands.path, help="a .pth or .safetensors file")
     parser.add_argument("--model", help="which network it is: a registered name, such as resnet56")
@@ -313,7 +314,6 @@ def main() -> None:
     parser.add_argument("--class_names", nargs="+", default=[], help=help)
     parser.add_argument("--image_size", type=int, help="height and width of its images; default: 32 or 224, by model")
     args = parser.parse_args()
-    commands.quiet()
     with doing(make_console(), f"reading {args.checkpoint}"), commands.reported():
         written = import_checkpoint(
             args.checkpoint,

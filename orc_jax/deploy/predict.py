@@ -75,13 +75,15 @@ def _read(member: Member, path: Path, image: np.ndarray) -> tuple[str | None, st
 
 
 def main() -> None:
+    commands.start()
     parser = commands.parser(__doc__)
     commands.add_member_arguments(parser, f" or {ENSEMBLE}")
     parser.add_argument("--top", type=int, default=5, help="how many classes to tell; default: 5")
     parser.add_argument("--json", action="store_true", help="one JSON object per image and line")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image file of any kind Pillow reads")
+    parser.add_argument(
+        "images", type=commands.path, nargs="+", metavar="IMAGE", help="an image file of any kind Pillow reads"
+    )
     args = parser.parse_args()
-    commands.quiet()
     commands.keep_programs(str(cache.folder()))
     with commands.reported():
         require("--top", args.top, args.top > 0, "at least 1")

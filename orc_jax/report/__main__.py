@@ -8,11 +8,11 @@ The runs are only read, and may be training.
 """
 
 from orc_jax import cache, commands
-from orc_jax.report.write import in_words, write_report
 from orc_jax.terminal import doing, make_console, warner
 
 
 def main() -> None:
+    commands.start()
     parser = commands.parser(__doc__)
     parser.add_argument(
         "--workdir",
@@ -24,9 +24,15 @@ def main() -> None:
     parser.add_argument("--out", type=commands.path, help="the folder to write; default: report/ in the first workdir")
     commands.add_run_arguments(parser)
     parser.add_argument("--max_examples", type=int, default=10_000, help="of the evaluation set; default: 10000")
-    parser.add_argument("--data_dir", help="where the data set is, if no more where config.data_dir says")
+    parser.add_argument(
+        "--data_dir",
+        type=lambda text: str(commands.path(text)),
+        help="where the data set is, if no more where config.data_dir says",
+    )
     args = parser.parse_args()
-    commands.quiet()
+    with commands.understood():
+        from orc_jax.report.write import in_words, write_report  # with JAX, which takes its time
+
     commands.keep_programs(str(cache.folder()))
     console = make_console()
     with doing(console, "evaluating and drawing for the report"), commands.reported():

@@ -4,9 +4,11 @@ Colours of lines, text and grids are those of PALETTE, INK and GRID; `as_svg` re
 style, which has them for a light and a dark setting. Members are told apart by markers or dashes as well.
 """
 
+import contextlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -253,14 +255,25 @@ def handed_back(feedback: Feedback, student: int, title: str, class_names: Seque
 
 
 def short(name: str, longest: int = 13) -> str:
+    """A name as a label; bytes of it that are no text are escaped."""
+    name = name.encode(errors="backslashreplace").decode()
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def as_png(figure: Figure) -> bytes:
     """The figure on white."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160, facecolor="white")
+    with _boxes_for_missing_letters():
+        figure.savefig(file, format="png", dpi=160, facecolor="white")
     return file.getvalue()
+
+
+@contextlib.contextmanager
+def _boxes_for_missing_letters() -> Iterator[None]:
+    """Letters that the font lacks are drawn as boxes, of which a person is not told a line for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 @styled
@@ -271,7 +284,8 @@ def as_svg(figure: Figure, name: str, description: str) -> str:
     """
     file = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    with _boxes_for_missing_letters():
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", svg)

@@ -143,11 +143,11 @@ def features(logged: Logged, predicted: Predicted) -> Section:
     rows = np.flatnonzero(predicted.labels < len(class_names))[:TSNE_SAMPLES]
     if len(rows) < 10:
         return Section(title, f"{counted(len(rows), 'sample')} are too few for t-SNE.")
-    drawn = []
+    drawn, labels = [], [figures.short(name) for name in class_names]
     for member, values in {0: predicted.features[0], len(names) - 1: predicted.features[1]}.items():
         if not np.isfinite(values).all():
             continue
-        figure = figures.embedding(names[member], tsne(values[rows]), predicted.labels[rows], class_names)
+        figure = figures.embedding(names[member], tsne(values[rows]), predicted.labels[rows], labels)
         drawn.append(Drawn(f"features-{member}", figure, f"Features of {names[member]} by t-SNE"))
     if not drawn:
         return Section(title, "Features are not finite.")

@@ -94,7 +94,7 @@ def page(title: str, parts: Sequence[Part], footer: str) -> str:
 <meta name="color-scheme" content="light dark">
 <title>{escape(title)}</title>
 <style>
-{STYLE.read_text()}</style>
+{STYLE.read_text(encoding="utf-8")}</style>
 </head>
 <body>
 <main>

@@ -51,7 +51,10 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes `text` to `path` in one move: a process killed on the way leaves the old file."""
+    """Writes `text` to `path` in one move: a process killed on the way leaves the old file. In UTF-8, on any machine.
+
+    Names of files that are no text are written with escapes.
+    """
     new = path.with_name(path.name + ".new")
-    new.write_text(text)
+    new.write_text(text, encoding="utf-8", errors="backslashreplace")
     new.replace(path)

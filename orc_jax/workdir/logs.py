@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from orc_jax import hosts
 from orc_jax.config import flat, tracker_names
+from orc_jax.errors import UserError, of_system
 from orc_jax.workdir import metrics
 from orc_jax.workdir.files import replace_text
 
@@ -30,7 +31,7 @@ class MetricsLog:
         for name in (metrics.METRICS, metrics.TIMING):
             kept = [row for row in metrics.read(workdir, name) if row["step"] <= step]
             replace_text(workdir / name, "".join(json.dumps(row) + "\n" for row in kept))
-        self.trackers = [TRACKERS[name](workdir, step, config) for name in tracker_names(config.log_to)]
+        self.trackers = [_started(name, workdir, step, config) for name in tracker_names(config.log_to)]
 
     def write(self, row: metrics.Row, timing: metrics.Row) -> None:
         """Appends a row, and what belongs to it but differs from run to run. The row has a "step".
@@ -134,6 +135,17 @@ class WeightsAndBiases:
     def close(self) -> None:
         """Ends the run."""
         self.run.finish()
+
+
+def _started(name: str, workdir: Path, step: int, config: ConfigDict) -> Any:
+    """A tracker, which may need more of the system than files."""
+    try:
+        return TRACKERS[name](workdir, step, config)
+    except OSError as error:
+        raise UserError(
+            f"config.log_to={name!r}: cannot be started: {of_system(error)}. It needs room in {workdir}, and a little "
+            "in /dev/shm; config.log_to='' needs neither"
+        ) from error
 
 
 TRACKERS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}

@@ -25,6 +25,33 @@ def labels(found):
     }
 
 
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("train/n1/again", "."),
+        ("train/n1/deep/again", "../.."),
+        ("train/n3", ".."),
+        ("train/n1/way", "../../aside"),  # where another link leads back
+    ],
+)
+def test_links_without_end(tmp_path, link, target):
+    root = tree(tmp_path, *TRAIN, "train/n1/deep/c.jpg", "val/n1/d.jpg", "aside/e.jpg")
+    (tmp_path / "aside/back").symlink_to("../train/n1")
+    (tmp_path / link).symlink_to(target)
+    with pytest.raises(UserError, match=r"/train/n\S+: a link that leads back to a folder which it is in"):
+        load(root)
+
+
+def test_links_to_elsewhere_and_to_themselves(tmp_path):
+    root = tree(tmp_path, *TRAIN, "val/n1/d.jpg", "aside/e.jpg", "aside/deep/f.jpg")
+    (tmp_path / "train/n3").symlink_to("../aside")
+    (tmp_path / "train/n1/also").symlink_to(tmp_path / "aside/deep")
+    assert len(load(root).train) == 5
+    (tmp_path / "train/n1/self").symlink_to("self")
+    with pytest.raises(UserError, match="Too many levels of symbolic links"):
+        load(root)
+
+
 TRAIN = ("train/n1/a.jpg", "train/n2/b.jpg")
 FLAT = ("val/v_1.jpg", "val/v_2.jpg", "val/v_3.jpg")
 EXPECTED = {"v_1.jpg": "n2", "v_2.jpg": "n1", "v_3.jpg": "n2"}

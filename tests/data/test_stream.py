@@ -1,5 +1,6 @@
 """Streamed batches: their order, which is that of (seed, step) alone, broken files, and worker processes."""
 
+import errno
 import functools
 import gc
 import io
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orc_jax.data import decode, folder, stream
+from orc_jax.data import checks, decode, folder, stream
 from orc_jax.data.batches import batch_indices
 from orc_jax.errors import UserError
 
@@ -180,6 +181,28 @@ def test_a_worker_that_was_killed(records, number, reason):
             for _ in range(100):
                 next(batches)
     wait_until(no_workers)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.EMFILE, "set ulimit -n 4096"), (errno.ENOSPC, "/dev/shm may be full: give the container more")],
+)
+def test_what_the_system_lacks_is_no_disk(records, monkeypatch, number, advice):
+    """No semaphores, no shared memory, no more open files: neither the images nor the workdir are at fault."""
+
+    def lacking(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("multiprocessing.synchronize.SemLock.__init__", lacking)
+        with pytest.raises(UserError, match=f"from the processes that read them: {os.strerror(number)}: .*{advice}"):
+            read(training(records), 1)
+    monkeypatch.setattr("builtins.open", lacking)
+    with pytest.raises(UserError, match=f"{records.name(2)} cannot be read: {os.strerror(number)}"):
+        stream._example(records, 2, True, bytes)
+    if number == errno.EMFILE:  # which is no defect of a file
+        with pytest.raises(UserError, match=f"images cannot be looked at: {os.strerror(number)}.*{advice}"):
+            checks.look(records.path(2))
 
 
 def test_errors_of_workers_arrive(records):

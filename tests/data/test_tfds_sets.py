@@ -9,6 +9,7 @@ import pytest
 from orc_jax import config as configs
 from orc_jax.data import feed, sets
 from orc_jax.errors import UserError
+from orc_jax.testing import toy_dataset
 
 
 def config_for(**fields):
@@ -113,6 +114,17 @@ def test_a_prepared_tfds_set(tfds_dir, name):
     assert dataset.train.images.shape == (50, 6, 5, 1) and dataset.train.images.dtype == np.uint8
     assert dataset.test.labels.shape == (20,) and dataset.num_classes == 3
     assert len(dataset.mean) == 1
+
+
+def test_a_version_of_a_set(tfds_dir):
+    """As TFDS names it."""
+    fields = {"data_dir": str(tfds_dir), "batch_size": 16}
+    for name in ("grey_things:1.0.0", "grey_things:1.*.*"):
+        assert sets.load(config_for(dataset=name, **fields), print).num_train == 70
+    for name, text in (("grey_things:9.0.0", "cannot be opened|is not known"), ("nothing:1.0.0", "is not known")):
+        with pytest.raises(UserError, match=f"config.dataset='{name}' ({text})"):
+            sets.load(config_for(dataset=name, **fields), print)
+    assert sets._constants(config_for(), "cifar100:3.0.2", toy_dataset().train, 3) == sets.CONSTANTS["cifar100"]
 
 
 @pytest.mark.parametrize(

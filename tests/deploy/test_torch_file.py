@@ -58,7 +58,7 @@ def test_safetensors_are_read(resnet8, tmp_path):
 
 
 def test_reading_does_not_need_pytorch():
-    blocked = "import sys; sys.modules['torch'] = None; import orc_jax.import_torch, orc_jax.main"
+    blocked = "import sys; sys.modules['torch'] = None; import orc_jax.deploy.import_torch, orc_jax.main"
     assert subprocess.run([sys.executable, "-c", blocked], check=False).returncode == 0
 
 

@@ -55,6 +55,19 @@ def test_a_figure_on_a_page(name):
     assert figures.as_png(figure).startswith(b"\x89PNG")
 
 
+def test_any_name_can_be_drawn():
+    """Dollar signs, letters that the font lacks, bytes that are no text."""
+    names = ["$5 \\$ x_$", "\u732b", "caf\udcff"]
+    for figure in (
+        figures.dots("$a$", [figures.short(name) for name in names], SHARES, "member 3"),
+        figures.handed_back(BATCH, 0, "Handed back", names),
+        figures.embedding("Features", np.eye(3, 2), np.arange(3), [figures.short(name) for name in names]),
+        figures.curves("Top-1", "%", {names[0]: ([1, 2], [1, 2])}),
+    ):
+        figures.as_png(figure)
+        assert "<svg" in figures.as_svg(figure, "x", "")
+
+
 def test_members_beyond_the_palette_are_told_apart():
     """By dashes, markers or hatches: twelve members, ten colours."""
     assert len(set(figures.PALETTE)) == 10

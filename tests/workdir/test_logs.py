@@ -1,5 +1,6 @@
 """The log of a run: rows in files and trackers, and what becomes of them when a run goes on."""
 
+import errno
 import io
 import json
 import struct
@@ -14,6 +15,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from orc_jax.config import TRACKERS, tracker_names
+from orc_jax.errors import UserError
 from orc_jax.workdir import logs, metrics
 from tests.helpers import train
 
@@ -26,6 +28,19 @@ def test_tensorboard_comes_without_pytorch(config, tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name, raising=False)
     logs.TensorBoard(tmp_path, 0, config).close()
     assert "torch" not in sys.modules and list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_tracker_for_which_the_system_has_no_room(config, tmp_path, monkeypatch):
+    """The disk need not be full: TensorBoard's writer has semaphores."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", full)
+    with pytest.raises(UserError, match=r"config.log_to='tensorboard': cannot be started: No space.*/dev/shm"):
+        logs.MetricsLog(tmp_path, 0, config)
+    config.log_to = ""
+    logs.MetricsLog(tmp_path, 0, config)
 
 
 def test_trackers_are_equal(config, console, tmp_path, monkeypatch):

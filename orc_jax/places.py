@@ -1,0 +1,25 @@
+"""Files and folders as people give them: of this machine, or of a file system that it sees."""
+
+import re
+from pathlib import Path
+
+from orc_jax.errors import UserError
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # s3://bucket, gs://bucket, and what pathlib makes of them
+
+
+def place(field: str, given: str | Path) -> Path:
+    """The path that `field` gives; `~` is the home folder.
+
+    Raises:
+        UserError: for a bucket.
+    """
+    if ADDRESS.match(str(given)):
+        raise UserError(
+            f"{field}={given}: is not on this machine; accepted is a path, to which a bucket may be mounted "
+            "(gcsfuse, s3fs)"
+        )
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:  # no home folder is known
+        raise UserError(f"{field}={given}: {error}") from error
