@@ -20,7 +20,7 @@ import sys
 
 from absl import flags
 
-from orc_jax import commands, config_files, flagging
+from orc_jax import allocator, commands, config_files, flagging
 from orc_jax.errors import UserError
 from orc_jax.terminal import doing, make_console, warner
 
@@ -55,6 +55,7 @@ OF_ONE_RUN = ("mode", "checkpoint", "resume", "own", "coordinator", "num_process
 def main() -> None:
     """The command."""
     commands.quiet()
+    allocator.keep_pages()
     console = make_console()
     with commands.understood(), doing(console, "loading JAX"):
         for name in OF_ONE_RUN:
