@@ -85,7 +85,7 @@ def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Gi
     config, base, of_run = config_files.base(
         given, place("--workdir", workdir) if workdir else None, dataset[-1] if dataset else None
     )
-    overrides = _override(config, rest)
+    overrides = override(config, rest)
     check_numbers(config)
     trusted, adapted = None, []
     if not of_run:
@@ -118,8 +118,16 @@ def _without_config(argv: list[str]) -> tuple[str | None, list[str]]:
     return given, rest
 
 
-def _override(config: ConfigDict, argv: list[str]) -> dict[str, Any]:
-    """Changes the fields of `config` that arguments name; returns their values."""
+def override(config: ConfigDict, argv: list[str]) -> dict[str, Any]:
+    """Changes the fields of `config` that arguments name; returns their values by their dotted names.
+
+    Args:
+        config: is changed.
+        argv: the name of the program, which does not count, and `--config.field=value` for each.
+
+    Raises:
+        UserError: for a field that there is not, a value that is not of its type, and all other arguments.
+    """
     from orc_jax.config import flat
 
     fields = flat(config.to_dict())

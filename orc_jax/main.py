@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from orc_jax import commands, flagging
+from orc_jax import allocator, commands, flagging
 from orc_jax.errors import UserError
 from orc_jax.places import place
 from orc_jax.terminal import doing, make_console, warner
@@ -58,6 +58,7 @@ CACHE = flagging.define_cache(FLAGS)
 def main() -> None:
     """The command."""
     commands.start()
+    allocator.keep_pages()
     console = make_console()
     with commands.understood(), doing(console, "loading JAX"):
         given = flagging.parse(sys.argv, FLAGS, __doc__)

@@ -5,8 +5,8 @@ python -m scripts.bench --parts iteration --pools five --dtypes float32 --no_tor
 python -m scripts.bench --parts sizes batches devices steps
 
 Images are random, 32x32 if not said otherwise, of 100 classes. The programs of a table run in turn, so that a busy
-machine is unfair to all alike: compare figures of one table only. On Linux, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 gives
-programs on CPU large pages, which makes a difference. The parts:
+machine is unfair to all alike: compare figures of one table only. CPU seconds are those of all cores together, which
+hardly see what else runs on the machine. Memory is kept as in a training (see orc_jax/allocator.py). The parts:
 
 iteration  each pool and type. The floor is the sum of the members' own training steps, each compiled alone, and of the
            forward pass that the pivot teacher teaches with. "vmap" is the same iteration with JAX's own convolution.
@@ -21,6 +21,7 @@ memory     what a step takes besides its arguments, as the compiler says and as 
 import argparse
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import shlex
@@ -31,10 +32,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 import jax
 
+from orc_jax import allocator
 from scripts.programs import POOLS, Program, plain_vmap, prepare
 
 SIZES = (3, 5, 8, 16)  # a pool of two has one student, and nobody to promote
@@ -49,27 +52,41 @@ PEAKS = {
 Name = TypeVar("Name")
 
 
-def measure(programs: Mapping[Name, Callable[[], object]], repeats: int) -> dict[Name, float]:
+class Seconds(NamedTuple):
+    """What a program takes."""
+
+    wall: float
+    cpu: float  # computed by its process, on all cores together
+
+
+def measure(
+    programs: Mapping[Name, Callable[[], object]],
+    repeats: int,
+    clocks: Mapping[Name, Callable[[], float]] = MappingProxyType({}),
+) -> dict[Name, Seconds]:
     """Median seconds of each program, their runs interleaved.
 
     Each run follows one of the same program that is not timed, as in training: another may have taken the memory and
-    the caches. A GPU gets ten calls at a time.
+    the caches. A GPU gets ten calls at a time. `clocks` tell the CPU seconds of programs that run in other processes.
     """
     calls = 1 if jax.default_backend() == "cpu" else 10
-    times = {name: [] for name in programs}
+    times: dict[Name, list[Seconds]] = {name: [] for name in programs}
     for _ in range(repeats):
         for name, program in programs.items():
+            clock = clocks.get(name, time.process_time)
             jax.block_until_ready(program())
-            started = time.perf_counter()
+            started, computed = time.perf_counter(), clock()
             results = [program() for _ in range(calls)]
             jax.block_until_ready(results[-1])
-            times[name].append((time.perf_counter() - started) / calls)
-    return {name: statistics.median(values) for name, values in times.items()}
+            wall = time.perf_counter() - started
+            times[name].append(Seconds(wall / calls, (clock() - computed) / calls))
+    return {name: Seconds(*map(statistics.median, zip(*found, strict=True))) for name, found in times.items()}
 
 
-def floor_of(architectures: Sequence[str], alone: dict[str, float]) -> float:
+def floor_of(architectures: Sequence[str], alone: dict[str, Seconds]) -> Seconds:
     """Seconds of the members' own steps and the pivot teacher's forward pass, from the seconds of each."""
-    return sum(alone[f"step of {name}"] for name in architectures) + alone["forward of the pivot teacher"]
+    parts = [*(alone[f"step of {name}"] for name in architectures), alone["forward of the pivot teacher"]]
+    return Seconds(*map(sum, zip(*parts, strict=True)))
 
 
 def roofline(program: Program, dtype: str) -> float | None:
@@ -82,18 +99,19 @@ def roofline(program: Program, dtype: str) -> float | None:
 
 
 @contextlib.contextmanager
-def torch_iteration(architectures: Sequence[str], batch: int, dtype: str, name: str) -> Iterator[Callable[[], None]]:
-    """Opens a process of `scripts.bench_torch`; yields a function that makes one iteration there."""
+def torch_process(architectures: Sequence[str], batch: int, dtype: str) -> Iterator[Callable[[str], float]]:
+    """Opens a process of `scripts.bench_torch`; yields a function that asks it what that file says, and its answer."""
     command = [sys.executable, "-m", "scripts.bench_torch", ",".join(architectures), str(batch), dtype]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
-        def run():
+        def ask(what: str) -> float:
             assert process.stdin is not None and process.stdout is not None
-            print(name, file=process.stdin, flush=True)
-            if process.stdout.readline() != "done\n":
+            print(what, file=process.stdin, flush=True)
+            if not (answer := process.stdout.readline()):
                 raise RuntimeError("the process of PyTorch ended; --no_torch leaves it out")
+            return float(answer)
 
-        yield run
+        yield ask
 
 
 def iteration(args: argparse.Namespace) -> list[dict]:
@@ -114,10 +132,12 @@ def iteration(args: argparse.Namespace) -> list[dict]:
             if args.torch and args.torch_compile:
                 others["compiled"] = "PyTorch, torch.compile"
             with contextlib.ExitStack() as processes:
-                runs = {name: program.run for name, program in ours.items()} | alone
+                runs: dict[str, Callable[[], object]] = {name: program.run for name, program in ours.items()} | alone
+                clocks: dict[str, Callable[[], float]] = {}
                 for kind, name in others.items():
-                    runs[name] = processes.enter_context(torch_iteration(architectures, batch, dtype, kind))
-                seconds = measure(runs, args.repeats)
+                    ask = processes.enter_context(torch_process(architectures, batch, dtype))
+                    runs[name], clocks[name] = functools.partial(ask, kind), functools.partial(ask, "clock")
+                seconds = measure(runs, args.repeats, clocks)
             floor = floor_of(architectures, seconds)
             if args.vmap:
                 with plain_vmap():
@@ -125,27 +145,33 @@ def iteration(args: argparse.Namespace) -> list[dict]:
                 seconds |= measure({"plain vmap": ours["plain vmap"].run}, 1)
             for name in [*ours, *others.values()]:
                 program = ours.get(name)
-                row = {"pool": pool, "dtype": dtype, "program": name, "seconds": seconds[name]}
-                row |= {"images/s": batch / seconds[name], "of the floor": seconds[name] / floor}
+                row = {"pool": pool, "dtype": dtype, "program": name} | _columns(seconds[name])
+                row |= {"images/s": batch / seconds[name].wall, "of the floor": seconds[name].wall / floor.wall}
+                row["CPU of the floor"] = seconds[name].cpu / floor.cpu
                 if program:
                     row |= {"GiB": program.memory / 2**30, "compile, s": program.compile_seconds}
                     if best := roofline(program, dtype):
-                        row["of the roofline"] = seconds[name] / best
+                        row["of the roofline"] = seconds[name].wall / best
                 rows.append(row)
-            rows.append({"pool": pool, "dtype": dtype, "program": "floor", "seconds": floor, "of the floor": 1.0})
+            row = {"pool": pool, "dtype": dtype, "program": "floor"} | _columns(floor)
+            rows.append(row | {"of the floor": 1.0, "CPU of the floor": 1.0})
     return rows
+
+
+def _columns(seconds: Seconds) -> dict[str, float]:
+    return {"seconds": seconds.wall, "CPU seconds": seconds.cpu}
 
 
 def scaling(name: str, programs: dict[int, Program], per: Callable[[int], float], repeats: int) -> list[dict]:
     """Rows of a table over `name`, with the seconds relative to growth in proportion to `per`."""
     seconds = measure({str(n): program.run for n, program in programs.items()}, repeats)
     first = next(iter(programs))
-    unit = seconds[str(first)] / per(first)
+    unit = seconds[str(first)].wall / per(first)
     return [
-        {
-            name: n,
-            "seconds": seconds[str(n)],
-            "of proportional": seconds[str(n)] / (unit * per(n)),
+        {name: n}
+        | _columns(seconds[str(n)])
+        | {
+            "of proportional": seconds[str(n)].wall / (unit * per(n)),
             "GiB": program.memory / 2**30,
             "compile, s": program.compile_seconds,
         }
@@ -195,7 +221,7 @@ def memory(args: argparse.Namespace) -> list[dict]:
             row["GiB besides, compiler"] = (program.memory - program.arguments) / 2**30
             if peaks[remat] is not None:
                 row["GiB besides, measured"] = peaks[remat] / 2**30
-            rows.append(row | {"seconds": seconds[remat]})
+            rows.append(row | _columns(seconds[remat]))
     return rows
 
 
@@ -259,6 +285,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for bench.md and bench.json")
     parser.set_defaults(memory=MEMORY)
     args = parser.parse_args()
+    allocator.keep_pages()
     device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores"
     command = shlex.join(["python", "-m", "scripts.bench", *sys.argv[1:]])
     tunables = os.environ.get("GLIBC_TUNABLES")

@@ -81,7 +81,8 @@ def main() -> None:
                 plain, compile_seconds = prepare(model, args.members, args.batch, size)
             rows[f"{model}, plain `vmap`"] = (measure({"one": one, "many": plain}, 1), compile_seconds)
         for name, (seconds, compile_seconds) in rows.items():
-            times = f"{seconds['one']:.3f} | {seconds['many']:.3f} | {seconds['many'] / seconds['one']:.2f}"
+            one_wall, many_wall = seconds["one"].wall, seconds["many"].wall
+            times = f"{one_wall:.3f} | {many_wall:.3f} | {many_wall / one_wall:.2f}"
             print(f"| {name} | {size}x{size} | {times} | {compile_seconds:.1f} |", flush=True)
 
 

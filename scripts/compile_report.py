@@ -1,7 +1,7 @@
 """The training step of a pool, compiled for a GPU or a TPU that need not be there, and read. Models, not times.
 
 python -m scripts.compile_report --targets h100 v5e --pools five default
-python -m scripts.compile_report --targets h100 --devices 8 --batch 1024 --pools five --set batch_norm=local
+python -m scripts.compile_report --targets h100 --devices 8 --batch 1024 --pools five --set batch_norm=local remat=True
 python -m scripts.compile_report --targets v5e --config configs/cifar100.py --dtype bfloat16 --out report
 
 Every figure is compared with the floor: the sum of the members' own training steps, each compiled alone in the same
@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from orc_jax import config_files, parallel
-from orc_jax.config import Resolved, resolve
+from orc_jax import config_files, flagging, parallel
+from orc_jax.config import Resolved, default, resolve
 from orc_jax.errors import UserError
 from orc_jax.run import build
 from scripts import targets
@@ -114,7 +114,7 @@ def _row(target: str, compiled: Compiled) -> dict[str, Any]:
 
 def given(args: argparse.Namespace) -> dict[str, Resolved]:
     """The pools and configs that were asked for, by name."""
-    changes: dict[str, Any] = dict(item.partition("=")[::2] for item in args.set)
+    changes = flagging.override(default(), ["", *(f"--config.{item}" for item in args.set)])
     changes |= {"dtype": args.dtype} if args.dtype else {}
     found = {name: resolved_pool(POOLS[name], args.batch or 128, args.devices, **changes) for name in args.pools}
     if args.config:
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, help="images in the global batch; 128 if not that of a config")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
     parser.add_argument("--size", type=int, default=32, help="of the images, in pixels")
-    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=TEXT", help="fields whose value is text")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of the config")
     parser.add_argument("--out", type=Path, help="folder for compile_report.md and compile_report.json")
     args = parser.parse_args(argv)
     if not args.pools and not args.config:

@@ -3,7 +3,7 @@
 # NVIDIA GPU, the CPU build elsewhere. Nothing is done again while the requirements stay the same.
 #   scripts/setup.sh [further requirements file ...]
 # PYTHON chooses the interpreter (3.11 to 3.14; without it that of .venv, or the newest there is), VENV the folder, JAX
-# the build: cpu or cuda12.
+# the build: cpu, cuda12, tpu, or cuda12,tpu.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -39,8 +39,9 @@ fi
 
 case ${JAX:=$(if nvidia-smi >/dev/null 2>&1; then echo cuda12; else echo cpu; fi)} in
   cpu) jax='jax' size='1.1 GB on disk, of which 300 MB are downloaded' ;;
-  cuda12) jax='jax[cuda12]' size='7 GB on disk, of which 3 GB are downloaded' ;;
-  *) fail "JAX=$JAX: must be cpu or cuda12" ;;
+  tpu) jax='jax[tpu]' size='1.7 GB on disk, of which 500 MB are downloaded' ;;
+  cuda12 | cuda12,tpu) jax="jax[$JAX]" size='7 GB on disk, of which 3 GB are downloaded' ;;
+  *) fail "JAX=$JAX: must be cpu, cuda12, tpu, or cuda12,tpu" ;;
 esac
 wanted=$(cat requirements.txt "$@" | sed "s/^jax\[cuda12\]/$jax/")
 key="$wanted"$'\n'"# orc_jax itself, $("$python" --version): $(cat pyproject.toml setup.py | cksum)"

@@ -2,15 +2,18 @@
 
 import math
 import re
+import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from orc_jax import parallel
+from orc_jax.config import resolve
 from orc_jax.cost import flops, total
 from orc_jax.data import feed
 from orc_jax.pool import Pool
+from orc_jax.run import abstract_state, build
 from orc_jax.step import make_train_step
 from orc_jax.testing import Stepper, assert_close, batches, build_run
 from orc_jax.verbs import predict
@@ -137,3 +140,50 @@ def test_an_iteration_does_not_branch(toy, config):
     assert not branches(config, toy)
     config.orc.mixup_alpha = 0.5
     assert set(branches(config, toy)) == {"random_gamma"}  # which is a loop until it accepts
+
+
+def traced(config, dataset, num_devices=1):
+    """The equations of a training step as it is traced for TPUs: there a stack's convolutions are one equation."""
+    run = build(resolve(config, num_devices), dataset, [types.SimpleNamespace(platform="tpu")])
+    step = make_train_step(run.setup, run.method.iterate)
+    mapped = parallel.DataParallel(step, jax.local_devices()[:num_devices], donate=False).mapped
+    indices = jax.ShapeDtypeStruct((num_devices, config.batch_size // num_devices), jnp.int32)
+    return jax.make_jaxpr(mapped)(abstract_state(run), jax.tree.map(jax.typeof, dataset.train), indices).jaxpr
+
+
+def occurrences(jaxpr, *names):
+    """How often a program has these operations, those of branches and loops once each."""
+    return total(jaxpr, lambda equation: float(equation.primitive.name.startswith(names)))
+
+
+# Passes of a step: those of the student group, of the pivot teacher in training, of it in evaluation; "after", one more
+# lesson and look of the promoted. Backward: the pivot teacher, the student group, and that lesson.
+PASSES = {"before": (2, 1, 2), "after": (3, 1, 3)}
+
+
+@pytest.mark.parametrize("variant", PASSES)
+@pytest.mark.parametrize("size", [3, 5])
+def test_a_stack_makes_each_pass_once(toy, config, variant, size):
+    """However many members it has."""
+    config.teacher, config.student, config.assistants, config.num_networks = "tiny_a", "tiny_a", "copies", size
+    config.orc.temporary_teacher_logits = variant
+    training, evaluation, backward = PASSES[variant]
+    # TinyNet: two convolutions forward; backward the gradients of two kernels, and of the images between them
+    expected = 2 * (training + evaluation) + 3 * backward
+    assert occurrences(traced(config, toy), "conv_general_dilated") == expected
+
+
+@pytest.mark.parametrize("variant", PASSES)
+@pytest.mark.parametrize("size", [3, 5])
+def test_members_of_a_stack_share_their_reductions(toy, config, variant, size):
+    config.teacher, config.student, config.assistants, config.num_networks = "tiny_a", "tiny_a", "copies", size
+    config.orc.temporary_teacher_logits = variant
+    training, _, backward = PASSES[variant]
+    gradients, scores = 6 * backward, 2  # TinyNet has six arrays of parameters; a step tells loss and accuracy
+    # of its one normalisation: the moments, and on the way back their cotangents; or the moved mean and variance
+    of_normalisation = {"global": training + backward, "local": 2 * training}
+    for config.batch_norm, expected in of_normalisation.items():
+        jaxpr = traced(config, toy, 4)
+        assert occurrences(jaxpr, "psum") == gradients + scores + expected, config.batch_norm
+        # images and labels of the batch, the losses, and who is wrong
+        assert occurrences(jaxpr, "all_gather") == 4

@@ -20,7 +20,7 @@ import sys
 
 from absl import flags
 
-from orc_jax import commands, flagging
+from orc_jax import allocator, commands, flagging
 from orc_jax.errors import UserError
 from orc_jax.places import place
 from orc_jax.terminal import doing, make_console, warner
@@ -56,6 +56,7 @@ OF_ONE_RUN = ("mode", "checkpoint", "resume", "own", "coordinator", "num_process
 def main() -> None:
     """The command."""
     commands.start()
+    allocator.keep_pages()
     console = make_console()
     with commands.understood(), doing(console, "loading JAX"):
         for name in OF_ONE_RUN:

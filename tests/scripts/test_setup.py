@@ -21,6 +21,13 @@ case "$*" in
 esac
 """
 
+PRETENDED_SETUP = """#!/bin/bash
+bin=${VENV:-.venv}/bin
+mkdir -p $bin
+printf '#!/bin/bash\\necho "%s"; echo "$*"\\n' "${VENV:-.venv}: ${JAX-unset}" >$bin/python
+chmod +x $bin/python
+"""
+
 
 @pytest.fixture
 def setup(tmp_path):
@@ -90,7 +97,8 @@ def test_nothing_is_installed_twice(setup):
     assert done.returncode == 0 and not installed and not done.stdout
     (setup.house / "pyproject.toml").write_text("[project.scripts]")
     assert setup()[1].count("3.12: ") == 1, "it may have further commands"
-    assert setup(JAX="cuda12")[1] and "jax[cuda12]>=1" in (setup.house / ".venv" / "wanted.txt").read_text()
+    for build in ("cuda12", "tpu", "cuda12,tpu"):
+        assert setup(JAX=build)[1] and f"jax[{build}]>=1" in (setup.house / ".venv" / "wanted.txt").read_text()
 
 
 def test_an_environment_keeps_its_python_unless_another_is_asked_for(setup):
@@ -109,7 +117,30 @@ def test_what_pip_cannot_install_is_not_taken_for_installed(setup):
         done, installed = setup({12: {"status": 1}})
         assert done.returncode == 2 and installed
         assert done.stderr == "setup.sh: pip failed with Python 3.12.0; PYTHON=... takes another\n"
-    assert setup(JAX="rocm")[0].stderr == "setup.sh: JAX=rocm: must be cpu or cuda12\n"
+    assert setup(JAX="rocm")[0].stderr == "setup.sh: JAX=rocm: must be cpu, cuda12, tpu, or cuda12,tpu\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "build", "installed"),
+    [
+        (["-k", "conv"], None, ".venv: unset"),
+        (["-m", "aot"], None, ".venv-aot: tpu"),
+        (["-m", "aot"], "cuda12", ".venv-aot: cuda12,tpu"),
+        (["-m", "aot"], "cpu", ".venv-aot: cpu"),
+    ],
+)
+def test_the_tests_of_compilers_have_them(arguments, build, installed, tmp_path):
+    """In a folder of their own. Here setup.sh makes a Python that says what it was to install, and its arguments."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    shutil.copy(ROOT / "scripts" / "test.sh", scripts)
+    (scripts / "setup.sh").write_text(PRETENDED_SETUP)
+    (scripts / "setup.sh").chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if key not in ("JAX", "VENV")}
+    environment |= {"JAX": build} if build else {}
+    command = ["bash", scripts / "test.sh", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [installed, f"-m pytest {' '.join(arguments)}"]
 
 
 def told(code, *, status=0):
