@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from orc_jax import optim, plugins
+from orc_jax import optim, plugins, schedules
 from orc_jax.data import fields
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
@@ -65,17 +65,24 @@ def default() -> ConfigDict:
     config.pretrain_epochs = 240  # of the pivot teacher; 0 starts it from scratch
     config.pivot_checkpoint = ""  # workdir of a run that has trained the pivot teacher; "" pre-trains it first
     config.learning_rate = 0.05
-    config.lr_schedule = "step"  # "step", "cosine" or "constant"
+    config.lr_schedule = "step"  # "step", "cosine", "linear", "restarts", "one_cycle" or "constant"
     config.lr_boundaries = (0.625, 0.75, 0.875)  # of "step", as fractions of the run: epochs 150, 180, 210 of 240
     config.lr_decay = 0.1  # factor of "step" at each boundary
+    config.lr_floor = 0.0  # where "cosine", "linear" and "restarts" end, as a share of the learning rate
+    config.lr_restarts = (0.25, 0.5, 0.75)  # where the cosine of "restarts" begins anew, as fractions of the run
     config.warmup_epochs = 0.0  # linear, from 0
     # By architecture. The field's recipe gives these networks 0.01 where the others have 0.05.
     config.lr_multipliers = "MobileNetV2=0.2,ShuffleV1=0.2,ShuffleV2=0.2"
-    config.optimizers = ""  # by architecture, where it is not SGD: "MobileNetV1=adam"
-    config.momentum = 0.9
+    config.layer_decay = 1.0  # factor of the rate from each layer to the one before it; 1 is none
+    config.optimizer = "sgd"  # "sgd", "adam", "adamw", "lamb", "lion" or "muon"
+    config.optimizers = ""  # by architecture, where it is another: "MobileNetV1=adam"
+    config.momentum = 0.9  # of "sgd"
     config.nesterov = False
     config.weight_decay = 5e-4
     config.weight_decays = ""  # by architecture, where it is another: "MobileNetV1=1e-4"
+    config.weight_decay_on = "all"  # or "kernels": not on norms, biases, position embeddings
+    config.clip_norm = 0.0  # the largest global norm of each member's gradient; 0 is any
+    config.accumulate_steps = 1  # a member is updated by the mean of so many gradients
     config.dtype = "float32"  # of activations: "float32" or "bfloat16"; parameters and losses stay float32
     config.batch_norm = "global"  # statistics of the global batch, or "local": of each device's share of it
     config.remat = False  # repeat forward passes in the backward pass instead of keeping them: a fraction of the memory
@@ -288,19 +295,14 @@ def _method(config: ConfigDict, architectures: tuple[str, ...], own: Plugins) ->
 
 _NO_OPTIONS = "empty, but for a method of your own (my_module:my_method); others have config.<method>.<option>"
 CHOICES = {
-    "lr_schedule": ("step", "cosine", "constant"),
+    **optim.CHOICES,
+    **schedules.CHOICES,
     "dtype": ("float32", "bfloat16"),
     "batch_norm": ("global", "local"),
     "on_divergence": ("stop", "isolate"),
 }
-POSITIVE = (
-    *("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "eval_every_epochs", "log_every_steps"),
-    "steps_per_call",
-)
-NOT_NEGATIVE = (
-    *("pretrain_epochs", "warmup_epochs", "lr_decay", "weight_decay", "momentum", "crop_padding", "examples_per_class"),
-    "checkpoint_every_steps",
-)
+POSITIVE = ("batch_size", "num_epochs", "eval_batch_size", "eval_every_epochs", "log_every_steps", "steps_per_call")
+NOT_NEGATIVE = ("pretrain_epochs", "crop_padding", "examples_per_class", "checkpoint_every_steps")
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -315,12 +317,10 @@ def _check_values(config: ConfigDict) -> None:
     for field in NOT_NEGATIVE:
         require(f"config.{field}", config[field], config[field] >= 0, "at least 0")
     require("config.seed", config.seed, 0 <= config.seed < 2**31, "from 0 to 2147483647")
-    fractions = tuple(config.lr_boundaries)
-    fine = all(0 < x < 1 for x in fractions) and list(fractions) == sorted(set(fractions))
-    require("config.lr_boundaries", fractions, fine, "increasing fractions between 0 and 1")
     k, too = config.num_temporary_teachers, config.orc.num_temporary_teachers  # differ in a copy that was changed
     require("config.num_temporary_teachers", k, k == too, f"that of config.orc.num_temporary_teachers={too}")
-    fields.check(config)
+    for part in (optim, schedules, fields):
+        part.check(config)
 
 
 def _check_method(resolved: Resolved) -> None:
@@ -331,12 +331,8 @@ def _check_method(resolved: Resolved) -> None:
             f"config.on_divergence='isolate': with config.method={config.method!r} members learn from all others, so "
             f"one that diverged cannot be left out; accepted is 'stop', or the methods orc and independent"
         )
-    first_drop = min(config.lr_boundaries, default=1.0) if config.lr_schedule == "step" else 1.0
     pretrains = method.stages and config.pretrain_epochs and not config.pivot_checkpoint
-    for field in ("num_epochs", *(["pretrain_epochs"] if pretrains else [])):
-        limit = config[field] * first_drop
-        accepted = f"less than {limit:g}, where the learning rate of config.{field}={config[field]} first drops or ends"
-        require("config.warmup_epochs", config.warmup_epochs, config.warmup_epochs < limit, accepted)
+    schedules.check_warmup(config, ("num_epochs", *(["pretrain_epochs"] if pretrains else [])))
     if config.pivot_checkpoint and not method.stages:
         raise UserError(
             f"config.pivot_checkpoint={config.pivot_checkpoint!r}: config.method={config.method!r} trains all members "

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from rich.console import Console
 
-from orc_jax import describe, display, hosts, parallel, pretrained, samples, terminal
+from orc_jax import describe, display, hosts, optim, parallel, pretrained, samples, terminal
 from orc_jax.config import Resolved
 from orc_jax.data import feed, sets
 from orc_jax.data.batches import calls, last_step
@@ -66,6 +66,8 @@ def train(
     record.require_resumable(record.read(workdir), here, workdir, warn)
     # Members to start from trained weights, unless the run itself has a checkpoint by now.
     sources = [] if checkpoint.has_checkpoint(workdir) else pretrained.plan(run, workdir)
+    for one in (run, *(source.run for source in sources if source.run)):
+        optim.check_steps(one.config, one.num_steps)
     hosts.require_equal((here.config, [s.name for s in sources]), "their config, or in what they see of the workdir")
     with locked(workdir), watched(warn) as stop:
         record.write(workdir, here)
