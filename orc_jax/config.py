@@ -4,7 +4,6 @@
 `resolve` checks a config, once, and returns what it found out; all else takes that.
 """
 
-import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -13,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from orc_jax import optim, plugins, schedules
-from orc_jax.data import fields
+from orc_jax import optim, plugins, schedules, trackers
+from orc_jax.data import fields, splits
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
 from orc_jax.methods.base import Method, Stage
@@ -39,6 +38,8 @@ def default() -> ConfigDict:
     config.data_dir = ""  # "" is TFDS_DATA_DIR, or TFDS's own; of "folder", that with train/<class>/<image>; or a .npz
     config.train_split = "train"  # TFDS syntax: "train[:45000]"; of "folder", the name of a folder
     config.eval_split = "test"
+    config.eval_splits = ""  # several: the first selects the best checkpoint, the others are told; "" is `eval_split`
+    config.validation_share = 0.0  # of every class, by the seed: held out of the training set, as split "validation"
     config.image_key = ""  # of TFDS: the feature that is the image; "" is the one that the set names, or its only one
     config.label_key = ""
     config.label_file = ""  # of "folder", where a split has no class folders: a file with the class of each image
@@ -187,7 +188,7 @@ def resolve(config: ConfigDict, num_devices: int | None = None, trusted: Collect
             f"config.batch_size={config.batch_size} is not divisible by the {num_devices} devices of this run: "
             f"{config.batch_size // num_devices * num_devices or num_devices} would be"
         )
-    tracker_names(config.log_to)
+    trackers.names(config.log_to)
     resolved = _interpret(config, plugins.load(_names(config), trusted))
     _check_method(resolved)
     return resolved
@@ -200,23 +201,6 @@ def reopen(config: ConfigDict, trusted: Collection[str]) -> Resolved:
         UserError: if it names something of a person's own that is not among `trusted`, or not known any more.
     """
     return _interpret(config, plugins.load(_names(config), trusted))
-
-
-TRACKERS = ("tensorboard", "wandb")
-
-
-def tracker_names(log_to: str) -> list[str]:
-    """The trackers that `config.log_to` names.
-
-    Raises:
-        UserError: for an unknown one, or one whose package is not installed.
-    """
-    names = [name.strip() for name in log_to.split(",") if name.strip()]
-    for name in names:
-        require_choice("config.log_to", name, TRACKERS)
-        if name == "wandb" and importlib.util.find_spec("wandb") is None:
-            raise UserError("config.log_to='wandb': the package wandb is not installed (pip install wandb)")
-    return names
 
 
 def _names(config: ConfigDict) -> list[tuple[str, str]]:
@@ -319,7 +303,7 @@ def _check_values(config: ConfigDict) -> None:
     require("config.seed", config.seed, 0 <= config.seed < 2**31, "from 0 to 2147483647")
     k, too = config.num_temporary_teachers, config.orc.num_temporary_teachers  # differ in a copy that was changed
     require("config.num_temporary_teachers", k, k == too, f"that of config.orc.num_temporary_teachers={too}")
-    for part in (optim, schedules, fields):
+    for part in (optim, schedules, fields, splits):
         part.check(config)
 
 

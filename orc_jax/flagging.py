@@ -84,6 +84,8 @@ def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Gi
         given, config_files.place("--workdir", workdir) if workdir else None, dataset[-1] if dataset else None
     )
     overrides = _override(config, rest)
+    if "eval_split" in overrides and "eval_splits" not in overrides:
+        config.eval_splits = ""  # a person who names one split means that alone
     trusted, adapted = None, []
     if not of_run:
         adapted = config_files.adapted(config, overrides)
