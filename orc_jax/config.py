@@ -4,7 +4,6 @@
 `resolve` checks a config, once, and returns what it found out; all else takes that.
 """
 
-import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -13,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from orc_jax import optim, plugins
-from orc_jax.data import fields
+from orc_jax import optim, plugins, schedules, trackers
+from orc_jax.data import fields, splits
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
 from orc_jax.methods.base import Method, Stage
@@ -39,6 +38,8 @@ def default() -> ConfigDict:
     config.data_dir = ""  # "" is TFDS_DATA_DIR, or TFDS's own; of "folder", that with train/<class>/<image>; or a .npz
     config.train_split = "train"  # TFDS syntax: "train[:45000]"; of "folder", the name of a folder
     config.eval_split = "test"
+    config.eval_splits = ""  # several: the first selects the best checkpoint, the others are told; "" is `eval_split`
+    config.validation_share = 0.0  # of every class, by the seed: held out of the training set, as split "validation"
     config.image_key = ""  # of TFDS: the feature that is the image; "" is the one that the set names, or its only one
     config.label_key = ""
     config.label_file = ""  # of "folder", where a split has no class folders: a file with the class of each image
@@ -65,17 +66,24 @@ def default() -> ConfigDict:
     config.pretrain_epochs = 240  # of the pivot teacher; 0 starts it from scratch
     config.pivot_checkpoint = ""  # workdir of a run that has trained the pivot teacher; "" pre-trains it first
     config.learning_rate = 0.05
-    config.lr_schedule = "step"  # "step", "cosine" or "constant"
+    config.lr_schedule = "step"  # "step", "cosine", "linear", "restarts", "one_cycle" or "constant"
     config.lr_boundaries = (0.625, 0.75, 0.875)  # of "step", as fractions of the run: epochs 150, 180, 210 of 240
     config.lr_decay = 0.1  # factor of "step" at each boundary
+    config.lr_floor = 0.0  # where "cosine", "linear" and "restarts" end, as a share of the learning rate
+    config.lr_restarts = (0.25, 0.5, 0.75)  # where the cosine of "restarts" begins anew, as fractions of the run
     config.warmup_epochs = 0.0  # linear, from 0
     # By architecture. The field's recipe gives these networks 0.01 where the others have 0.05.
     config.lr_multipliers = "MobileNetV2=0.2,ShuffleV1=0.2,ShuffleV2=0.2"
-    config.optimizers = ""  # by architecture, where it is not SGD: "MobileNetV1=adam"
-    config.momentum = 0.9
+    config.layer_decay = 1.0  # factor of the rate from each layer to the one before it; 1 is none
+    config.optimizer = "sgd"  # "sgd", "adam", "adamw", "lamb", "lion" or "muon"
+    config.optimizers = ""  # by architecture, where it is another: "MobileNetV1=adam"
+    config.momentum = 0.9  # of "sgd"
     config.nesterov = False
     config.weight_decay = 5e-4
     config.weight_decays = ""  # by architecture, where it is another: "MobileNetV1=1e-4"
+    config.weight_decay_on = "all"  # or "kernels": not on norms, biases, position embeddings
+    config.clip_norm = 0.0  # the largest global norm of each member's gradient; 0 is any
+    config.accumulate_steps = 1  # a member is updated by the mean of so many gradients
     config.dtype = "float32"  # of activations: "float32" or "bfloat16"; parameters and losses stay float32
     config.batch_norm = "global"  # statistics of the global batch, or "local": of each device's share of it
     config.remat = False  # repeat forward passes in the backward pass instead of keeping them: a fraction of the memory
@@ -180,7 +188,7 @@ def resolve(config: ConfigDict, num_devices: int | None = None, trusted: Collect
             f"config.batch_size={config.batch_size} is not divisible by the {num_devices} devices of this run: "
             f"{config.batch_size // num_devices * num_devices or num_devices} would be"
         )
-    tracker_names(config.log_to)
+    trackers.names(config.log_to)
     resolved = _interpret(config, plugins.load(_names(config), trusted))
     _check_method(resolved)
     return resolved
@@ -193,23 +201,6 @@ def reopen(config: ConfigDict, trusted: Collection[str]) -> Resolved:
         UserError: if it names something of a person's own that is not among `trusted`, or not known any more.
     """
     return _interpret(config, plugins.load(_names(config), trusted))
-
-
-TRACKERS = ("tensorboard", "wandb")
-
-
-def tracker_names(log_to: str) -> list[str]:
-    """The trackers that `config.log_to` names.
-
-    Raises:
-        UserError: for an unknown one, or one whose package is not installed.
-    """
-    names = [name.strip() for name in log_to.split(",") if name.strip()]
-    for name in names:
-        require_choice("config.log_to", name, TRACKERS)
-        if name == "wandb" and importlib.util.find_spec("wandb") is None:
-            raise UserError("config.log_to='wandb': the package wandb is not installed (pip install wandb)")
-    return names
 
 
 def _names(config: ConfigDict) -> list[tuple[str, str]]:
@@ -288,19 +279,14 @@ def _method(config: ConfigDict, architectures: tuple[str, ...], own: Plugins) ->
 
 _NO_OPTIONS = "empty, but for a method of your own (my_module:my_method); others have config.<method>.<option>"
 CHOICES = {
-    "lr_schedule": ("step", "cosine", "constant"),
+    **optim.CHOICES,
+    **schedules.CHOICES,
     "dtype": ("float32", "bfloat16"),
     "batch_norm": ("global", "local"),
     "on_divergence": ("stop", "isolate"),
 }
-POSITIVE = (
-    *("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "eval_every_epochs", "log_every_steps"),
-    "steps_per_call",
-)
-NOT_NEGATIVE = (
-    *("pretrain_epochs", "warmup_epochs", "lr_decay", "weight_decay", "momentum", "crop_padding", "examples_per_class"),
-    "checkpoint_every_steps",
-)
+POSITIVE = ("batch_size", "num_epochs", "eval_batch_size", "eval_every_epochs", "log_every_steps", "steps_per_call")
+NOT_NEGATIVE = ("pretrain_epochs", "crop_padding", "examples_per_class", "checkpoint_every_steps")
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -316,11 +302,10 @@ def _check_values(config: ConfigDict) -> None:
     for field in NOT_NEGATIVE:
         require(f"config.{field}", config[field], config[field] >= 0, "at least 0")
     require("config.seed", config.seed, 0 <= config.seed < 2**31, "from 0 to 2147483647")
-    fractions = tuple(config.lr_boundaries)
-    fine = all(0 < x < 1 for x in fractions) and list(fractions) == sorted(set(fractions))
-    require("config.lr_boundaries", fractions, fine, "increasing fractions between 0 and 1")
     k, too = config.num_temporary_teachers, config.orc.num_temporary_teachers  # differ in a copy that was changed
     require("config.num_temporary_teachers", k, k == too, f"that of config.orc.num_temporary_teachers={too}")
+    for part in (optim, schedules, splits):
+        part.check(config)
 
 
 def _check_method(resolved: Resolved) -> None:
@@ -331,12 +316,8 @@ def _check_method(resolved: Resolved) -> None:
             f"config.on_divergence='isolate': with config.method={config.method!r} members learn from all others, so "
             f"one that diverged cannot be left out; accepted is 'stop', or the methods orc and independent"
         )
-    first_drop = min(config.lr_boundaries, default=1.0) if config.lr_schedule == "step" else 1.0
     pretrains = method.stages and config.pretrain_epochs and not config.pivot_checkpoint
-    for field in ("num_epochs", *(["pretrain_epochs"] if pretrains else [])):
-        limit = config[field] * first_drop
-        accepted = f"less than {limit:g}, where the learning rate of config.{field}={config[field]} first drops or ends"
-        require("config.warmup_epochs", config.warmup_epochs, config.warmup_epochs < limit, accepted)
+    schedules.check_warmup(config, ("num_epochs", *(["pretrain_epochs"] if pretrains else [])))
     if config.pivot_checkpoint and not method.stages:
         raise UserError(
             f"config.pivot_checkpoint={config.pivot_checkpoint!r}: config.method={config.method!r} trains all members "

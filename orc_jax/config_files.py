@@ -161,6 +161,7 @@ def base(given: str | None, workdir: Path | None, dataset: str | None) -> tuple[
 
 def adapted(config: ConfigDict, given: Collection[str]) -> list[str]:
     """Changes defaults of `config` that do not fit what a person has given, fields by name; returns a line for each."""
+    from orc_jax import schedules
     from orc_jax.methods import BRANCHED
 
     new: dict[str, Any] = {}
@@ -169,9 +170,11 @@ def adapted(config: ConfigDict, given: Collection[str]) -> list[str]:
     if config.method == "switokd":
         new["num_networks"] = config.switokd.num_teachers + 1
     epochs = min(config.num_epochs, config.pretrain_epochs or config.num_epochs)
-    first_drop = min(config.lr_boundaries, default=1.0) if config.lr_schedule == "step" else 1.0
+    first_drop = schedules.until_first_drop(config)
     if config.warmup_epochs >= epochs * first_drop:
         new["warmup_epochs"] = epochs * min(0.1, first_drop / 2)
+    if config.lr_schedule == "one_cycle":
+        new["warmup_epochs"] = 0.0
     if config.dataset == "folder":
         root = place("config.data_dir", config.data_dir)
         if not (root / config.eval_split).is_dir():

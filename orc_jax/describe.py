@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from orc_jax import cost, display, pretrained, speed
+from orc_jax import cost, display, optim, pretrained, schedules, speed
 from orc_jax.config import Resolved
 from orc_jax.data import sets
 from orc_jax.data.types import Images
@@ -170,14 +170,12 @@ def _lines(run: Run) -> list[str]:
     shape = "x".join(map(str, dataset.image_shape))
     data: Any = dataset.train
     where = "streamed" if dataset.is_streamed else f"in memory, {_size(data.images.nbytes, 'B', 1024)}"
-    drops = [f"{round(fraction * run.num_steps):,}" for fraction in config.lr_boundaries]
-    schedule = {"step": f"times {config.lr_decay} at steps {', '.join(drops)}", "cosine": "cosine to 0"}
-    warmup = f"warm-up over {config.warmup_epochs} epochs, then " if config.warmup_epochs else ""
     forward = f"forward passes {_size(kept, 'B', 1024)} at most, about"
     return [
         f"data           {dataset.num_train:,} images of {dataset.num_classes} classes, {shape}, {where}",
         f"steps          {run.num_steps:,} of {config.batch_size} images, {config.num_epochs} epochs",
-        f"learning rate  {config.learning_rate}, {warmup}{schedule.get(config.lr_schedule, 'constant')}",
+        f"optimizer      {optim.described(config)}",
+        f"learning rate  {config.learning_rate}, {schedules.described(config, run.num_steps)}",
         f"devices        {jax.device_count()} x {run.devices[0].device_kind}, activations in {config.dtype}",
         f"a step         {_size(operations, 'FLOP')}; the run {_size(operations * run.num_steps, 'FLOP')}",
         f"time           about {duration(seconds(run))} of training here, at the rate of a short measurement",

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from orc_jax.data import splits
 from orc_jax.models import LARGE, SMALL
 from orc_jax.run import Run, parameter_counts
 from orc_jax.terminal import ENDLESS, Part, Rows, fitted
@@ -70,29 +71,38 @@ def epoch_line(run: Run, title: str, row: Row, timing: Row, width: int = ENDLESS
         Part(f"accuracy {row[metrics.train('accuracy', name)]:.2%}", 2),
     ]
     if metrics.evaluated([row]):
-        parts.append(Part(f"test {row[metrics.evaluation('top1', name)]:.2%}"))
+        first, *others = splits.eval_splits(run.config)
+        parts.append(Part(f"{first if others else 'test'} {row[metrics.evaluation('top1', name)]:.2%}"))
+        for other in others:
+            if (column := metrics.evaluation("top1", name, other)) in row:
+                parts.append(Part(f"{other} {row[column]:.2%}", 1))
         if run.spec.size > 1:
             parts.append(Part(f"ensemble {row[metrics.evaluation('top1', ENSEMBLE)]:.2%}", 1))
     return fitted([*parts, Part(f"{timing[SPEED]:.0f} images/s" if timing else "", 3)], width)
 
 
 def summary(run: Run, workdir: Path) -> Rows:
-    """Last and best epoch of every member; "best" is chosen by the target student on the evaluation split."""
+    """Last and best epoch of every member; "best" is chosen by the target student on the first evaluation split."""
     rows, names = metrics.read(workdir), run.spec.member_names
+    split, *others = splits.eval_splits(run.config)
     last, best = metrics.evaluated(rows)[-1], metrics.best(rows, names[-1])
 
     def cells(name: str, kind: str) -> Sequence[str]:
         values = [f"{last[metrics.evaluation(metric, name)]:.2%}" for metric in ("top1", "top5")]
-        values.append(f"{best[metrics.evaluation('top1', name)]:.2%}")
+        values += [f"{best[metrics.evaluation('top1', name, other)]:.2%}" for other in ("", *others)]
         courses = [metrics.course(rows, metrics.train(share.metric, name))[1] for share in run.method.shares]
         return (name, kind, *values, *(f"{sum(course) / len(course):.1%}" if course else "" for course in courses))
 
     shares = [share.metric.replace("_", " ") for share in run.method.shares]
     own = [cells(name, run.method.roles[i]) for i, name in enumerate(names)]
     joint = [cells(name, "all members") for name in JOINT if metrics.evaluation("top1", name) in last]
-    title = f"{run.dataset.name} {run.config.eval_split}: last epoch {last['epoch']}, "
+    title = f"{run.dataset.name} {split}: last epoch {last['epoch']}, "
     title += f"best epoch {best['epoch']} (of the target student)"
-    return Rows(title, ("member", "role", "top-1", "top-5", "top-1 at best", *shares), [*own, *joint])
+    return Rows(
+        title,
+        ("member", "role", "top-1", "top-5", "top-1 at best", *(f"{other} at best" for other in others), *shares),
+        [*own, *joint],
+    )
 
 
 def evaluation_table(result: Mapping[str, Any], which: str) -> Rows:

@@ -12,23 +12,27 @@ from rich.console import Console
 from orc_jax import display, hosts, parallel, terminal
 from orc_jax.config import Resolved
 from orc_jax.data import feed, sets
+from orc_jax.data.splits import eval_splits
+from orc_jax.data.types import Images, Records
 from orc_jax.models.network import Params
 from orc_jax.pool import Stacks
 from orc_jax.run import Run, abstract_state, build
 from orc_jax.step import TrainState, make_evaluation_step, make_observation_step
 from orc_jax.terminal import doing
-from orc_jax.workdir import checkpoint, record
+from orc_jax.workdir import checkpoint, metrics, record
 from orc_jax.workdir.files import writing
+from orc_jax.workdir.metrics import Row
 
 
-def evaluator(run: Run) -> Callable[[Stacks], dict[str, Any]]:
-    """A function that evaluates the stacks of `run` on its test set, which it places on the devices once.
+def evaluator(run: Run, examples: Images | Records | None = None) -> Callable[[Stacks], dict[str, Any]]:
+    """A function that evaluates the stacks of `run` on its test set, or on other `examples`, placed on devices once.
 
     It returns {"examples", "members": [{"name", "role", "top1", "top5", "loss"} ...], "target_student", "ensemble"}:
     top-1 and top-5 as fractions, loss in nats; the ensemble is the method's own, or the members' mean probability. A
     pool of equal networks has "mean" as well, the mean of the members' figures. Every example counts once.
     """
-    data = feed.resident(run.dataset.test, run.devices)
+    dataset = run.dataset if examples is None else run.dataset._replace(test=examples)
+    data = feed.resident(dataset.test, run.devices)
     evaluation_step = parallel.DataParallel(
         make_evaluation_step(run.setup, run.method.ensemble), run.devices, donate=False
     )
@@ -36,7 +40,7 @@ def evaluator(run: Run) -> Callable[[Stacks], dict[str, Any]]:
 
     def evaluate(stacks: Stacks) -> dict[str, Any]:
         parts = []
-        with feed.evaluation(run.dataset, run.config, run.devices) as batches:
+        with feed.evaluation(dataset, run.config, run.devices) as batches:
             for batch in batches:
                 parts.append(evaluation_step(stacks, data, batch))
                 jax.block_until_ready(parts[-feed.AHEAD :][0])  # or the batches of a streamed set would pile up
@@ -50,6 +54,26 @@ def evaluator(run: Run) -> Callable[[Stacks], dict[str, Any]]:
         if len(names) > 1 and len(run.spec.stacks) == 1:
             summary["mean"] = {metric: float(np.mean([row[metric] for row in rows[:-1]])) for metric in rows[0]}
         return summary
+
+    return evaluate
+
+
+def evaluation(run: Run) -> Callable[[Stacks, list[Row], bool], tuple[dict[str, Any], Row]]:
+    """A function that evaluates stacks: (stacks, rows so far, whether it is the last time) -> result, columns of a row.
+
+    The result is that of the split which selects the best checkpoint. Other splits have columns where the target
+    student is the best so far, and the last time.
+    """
+    first, target = evaluator(run), run.spec.member_names[-1]
+    others = {name: evaluator(run, examples) for name, examples in run.dataset.others}
+
+    def evaluate(stacks: Stacks, history: list[Row], last: bool) -> tuple[dict[str, Any], Row]:
+        result = first(stacks)
+        columns = metrics.of_evaluation(result)
+        if last or metrics.is_best(history, result, target):
+            for name, other in others.items():
+                columns |= metrics.of_evaluation(other(stacks), name)
+        return result, columns
 
     return evaluate
 
@@ -92,10 +116,15 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
         terminal.warner(console)(note)
     with doing(console, "reading the checkpoint"):
         trained = checkpoint.restore_networks(workdir, there, which, run.sharding, resolved.plugins, heads(run))
-    result = {"step": trained.step, "dataset": config.dataset, "split": config.eval_split}
+    split, *_ = eval_splits(config)
+    result = {"step": trained.step, "dataset": config.dataset, "split": split}
     with doing(console, "evaluating"):
         result |= evaluator(run)(trained.pool.stacks)
+        others = {name: evaluator(run, examples)(trained.pool.stacks) for name, examples in run.dataset.others}
     console.print(display.evaluation_table(result, which))
+    for name, other in others.items():
+        console.print(display.evaluation_table(result | {"split": name} | other, which))
+    result |= {"others": others} if others else {}
     if not hosts.is_main():
         return
     path = workdir / f"evaluation_{trained.step}.json"

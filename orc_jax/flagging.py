@@ -87,6 +87,8 @@ def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Gi
     )
     overrides = override(config, rest)
     check_numbers(config)
+    if "eval_split" in overrides and "eval_splits" not in overrides:
+        config.eval_splits = ""  # a person who names one split means that alone
     trusted, adapted = None, []
     if not of_run:
         adapted = config_files.adapted(config, overrides)

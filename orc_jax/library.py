@@ -26,6 +26,7 @@ from orc_jax import training
 from orc_jax.config import Resolved, default, resolve
 from orc_jax.config_files import check_fields
 from orc_jax.data import arrays, sets
+from orc_jax.data.splits import eval_splits
 from orc_jax.deploy.member import Member, classifier, load_member, network_of
 from orc_jax.errors import UserError
 from orc_jax.places import place
@@ -49,6 +50,7 @@ class Result(NamedTuple):
     metrics: dict[str, dict[str, float]]  # then: {"0_resnet56": {"top1", "top5", "loss"}, ..., "ensemble": ...}
     best_step: int  # of the epoch at which the target student had its highest top-1
     best_metrics: dict[str, dict[str, float]]  # then
+    best_elsewhere: dict[str, dict[str, dict[str, float]]] = {}  # noqa: RUF012, never changed; then, on further splits
 
 
 def train(
@@ -90,14 +92,16 @@ def train(
         training.train(resolved, folder, console or make_console(), dataset=dataset)
     rows, target = metrics.read(folder), names_of(resolved.architectures)[-1]
     last, best = metrics.evaluated(rows)[-1], metrics.best(rows, target)
-    return Result(folder, last["step"], _by_member(last), best["step"], _by_member(best))
+    _, *others = eval_splits(resolved.config)
+    elsewhere = {name: _by_member(best, f"eval_{name}") for name in others}
+    return Result(folder, last["step"], _by_member(last), best["step"], _by_member(best), elsewhere)
 
 
-def _by_member(row: Row) -> dict[str, dict[str, float]]:
+def _by_member(row: Row, evaluation: str = "eval") -> dict[str, dict[str, float]]:
     result: dict[str, dict[str, float]] = {}
     for column, value in row.items():
         kind, _, rest = column.partition("/")
-        if kind == "eval":
+        if kind == evaluation:
             metric, _, name = rest.partition("/")
             result.setdefault(name, {})[metric] = value
     return result

@@ -6,16 +6,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from orc_jax import optim, parallel, step
+from orc_jax import optim, parallel, schedules, step
 from orc_jax.config import Resolved, flat
 from orc_jax.data import augment
 from orc_jax.data.batches import last_step
 from orc_jax.data.types import Dataset, hold_out
 from orc_jax.methods.base import Method
-from orc_jax.models.network import Network, weight_shapes
+from orc_jax.models.network import Network, layers_of, weight_shapes
 from orc_jax.parallel import Devices
 from orc_jax.pool import PoolSpec, make_spec
 from orc_jax.verbs import Setup
@@ -96,7 +97,7 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         spec=spec,
         image_shape=dataset.image_shape,
         optimizer=optim.optimizer(config),
-        learning_rate=optim.learning_rate_schedule(config, dataset.num_train / config.batch_size, num_steps),
+        learning_rate=schedules.learning_rate_schedule(config, dataset.num_train / config.batch_size, num_steps),
         lr_multipliers=resolved.lr_multipliers,
         augment=augment.none if dataset.is_streamed else augment.of_memory(config),
         mean=dataset.mean,
@@ -104,15 +105,27 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         views=method.views,
         num_steps=num_steps,
         axis_name=axis_name,
-        unit_rate=optim.learning_rate_schedule(_of_rate_1(config), dataset.num_train / config.batch_size, num_steps)
+        unit_rate=schedules.learning_rate_schedule(_of_rate_1(config), dataset.num_train / config.batch_size, num_steps)
         if "learning_rate" in resolved.values
         else None,
-        optimizers={
-            name: optim.optimizer(config, resolved.optimizers.get(name, "sgd"), resolved.weight_decays.get(name))
-            for name in resolved.optimizers | resolved.weight_decays
-        },
+        optimizers=_optimizers(resolved, spec, dataset.image_shape),
+        clip_norm=config.clip_norm,
     )
     return Run(resolved, dataset, devices, setup)
+
+
+def _optimizers(
+    resolved: Resolved, spec: PoolSpec, image_shape: tuple[int, int, int]
+) -> dict[str, optax.GradientTransformation]:
+    """By architecture, where it is not that of the config."""
+    config, kinds, decays, rates = resolved.config, resolved.optimizers, resolved.weight_decays, {}
+    if config.layer_decay < 1:
+        layers = {stack.name: layers_of(stack.network, image_shape, optim.is_kernel) for stack in spec.stacks}
+        rates = {name: optim.layer_rates(of, config.layer_decay) for name, of in layers.items()}
+    return {
+        name: optim.optimizer(config, kinds.get(name), decays.get(name), rates.get(name))
+        for name in kinds | decays | rates
+    }
 
 
 def _of_rate_1(config: FrozenConfigDict) -> ConfigDict:

@@ -15,13 +15,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from rich.console import Console
 
-from orc_jax import describe, display, hosts, parallel, pretrained, samples, terminal
+from orc_jax import describe, display, hosts, optim, parallel, pretrained, samples, terminal
 from orc_jax.config import Resolved
 from orc_jax.data import feed, sets
 from orc_jax.data.batches import calls, last_step
 from orc_jax.data.types import Dataset
 from orc_jax.errors import UserError
-from orc_jax.evaluate import evaluator, renewer
+from orc_jax.evaluate import evaluation, renewer
 from orc_jax.pool import Pool, StackState
 from orc_jax.preemption import Stop, watched
 from orc_jax.run import Run, abstract_state, build, values_of
@@ -66,6 +66,8 @@ def train(
     record.require_resumable(record.read(workdir), here, workdir, warn)
     # Members to start from trained weights, unless the run itself has a checkpoint by now.
     sources = [] if checkpoint.has_checkpoint(workdir) else pretrained.plan(run, workdir)
+    for one in (run, *(source.run for source in sources if source.run)):
+        optim.check_steps(one.config, one.num_steps)
     hosts.require_equal((here.config, [s.name for s in sources]), "their config, or in what they see of the workdir")
     with locked(workdir), watched(warn) as stop:
         record.write(workdir, here)
@@ -124,7 +126,8 @@ def fit(
         train_step = parallel.DataParallel(one_step, run.devices, donate=True)
         several_steps = parallel.DataParallel(in_turn(one_step), run.devices, donate=True)
         given = (data, values) if values else data
-        evaluate, renew = evaluator(run), renewer(run) if run.method.held_out else None
+        evaluate, renew = evaluation(run), renewer(run) if run.method.held_out else None
+        history = [row for row in metrics.read(workdir) if row["step"] <= step]
         log = logs.MetricsLog(workdir, step, config)
         if step == 0:
             samples.show(run, log)
@@ -158,10 +161,11 @@ def fit(
                         state = reset_totals(state)
                         if epoch % config.eval_every_epochs == 0 or epoch == config.num_epochs:
                             with bar.doing("evaluating"):
-                                result = evaluate(state.stacks)
-                            row |= metrics.of_evaluation(result)
+                                result, columns = evaluate(state.stacks, history, epoch == config.num_epochs)
+                            row |= columns
                         # The row goes before the checkpoint: one too many is dropped on resuming, one too few is lost.
                         log.write(row, timing)
+                        history.append(row)
                         line = display.epoch_line(run, title, row, timing, terminal.width(console))
                         console.print(line, soft_wrap=True, highlight=False)
                     if result or leaving or (step < end and saves.due(step)):

@@ -39,6 +39,7 @@ class Setup(NamedTuple):
     unit_rate: optax.Schedule | None = None  # the schedule of rate 1, if the rate is an argument of the program
     # By architecture, where it is another.
     optimizers: Mapping[str, optax.GradientTransformation] = MappingProxyType({})
+    clip_norm: float = 0.0  # the largest norm of a member's gradient; 0 is any
 
     def optimizer_of(self, stack: str) -> optax.GradientTransformation:
         """That of a stack, or of a head."""
@@ -172,6 +173,8 @@ def learn(
     losses, pull_loss = jax.vjp(lambda outputs: loss(outputs).mean(-1), passed.outputs)
     (cotangent,) = pull_loss(jnp.ones_like(losses))
     grads = parallel.mean(gradients(passed, cotangent), context.setup.axis_name)
+    # Before members share theirs: what they share stays equal, though their norms are not.
+    grads = optim.clipped(grads, context.setup.clip_norm) if context.setup.clip_norm else grads
     grads = share(grads) if share else grads
     rate = jnp.asarray(context.setup.learning_rate(context.step)) * lr_multiplier
     masks = {} if learns is None else passed.pool.spec.by_stack(learns)

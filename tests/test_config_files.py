@@ -133,6 +133,7 @@ def test_the_base(tmp_path, config, toy):
         ({"num_epochs": 2}, {"warmup_epochs": 0.2}),
         ({"num_epochs": 2, "warmup_epochs": 2.0}, {}),
         ({"pretrain_epochs": 1}, {"warmup_epochs": 0.1}),
+        ({"lr_schedule": "one_cycle"}, {"warmup_epochs": 0.0}),
         ({"method": "switokd"}, {"num_networks": 2}),
         ({"method": "pcl"}, {"teacher": "resnet8", "assistants": "copies"}),
         ({"method": "pcl", "student": "resnet20"}, {"assistants": "copies"}),

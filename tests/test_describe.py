@@ -30,6 +30,7 @@ def test_describe_tells_what_a_training_would_be(config, console, tmp_path, toy_
         "data           90 images of 3 classes, 8x8x1, in memory, 5.6 KiB",
         "steps          5 of 16 images, 1 epochs",  # of the pivot teacher
         "steps          11 of 16 images, 2 epochs",
+        "optimizer      sgd, momentum 0.9, weight decay 0.0005 on all parameters",
         "learning rate  0.05, times 0.1 at steps 7, 8, 10",
         "devices        4 x cpu, activations in float32",
     ):
@@ -44,9 +45,13 @@ def test_describe_tells_what_a_training_would_be(config, console, tmp_path, toy_
 
 def test_what_is_described_is_what_the_config_says(config, console, tmp_path, toy_set):
     config.method, config.num_networks, config.warmup_epochs, config.dtype = "independent", 1, 0.5, "bfloat16"
-    config.lr_schedule = "cosine"
+    config.lr_schedule, config.optimizer, config.clip_norm, config.weight_decay_on = "cosine", "adamw", 1.0, "kernels"
+    config.accumulate_steps, config.layer_decay, config.optimizers, config.lr_multipliers = 2, 0.8, "tiny_a=lion", ""
     text = described(config, tmp_path, console)
     assert "learning rate  0.05, warm-up over 0.5 epochs, then cosine to 0" in text
+    told = "adamw, weight decay 0.0005 on kernels alone, optimizers tiny_a=lion, gradients of norm 1 at most, "
+    told += "an update for every 2 steps, rates of layers times 0.8 towards the images"
+    assert told in " ".join(text.split())
     assert "activations in bfloat16" in text and text.count("data ") == 1, "no run before it"
     assert re.search(r"0_tiny_b +target student +359 ", text), text  # 1*4*9 + 2*4 + 4*8*9 + 8*3 + 3
     config.lr_schedule = "constant"

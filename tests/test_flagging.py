@@ -28,6 +28,19 @@ def test_flags_and_overrides_in_any_order(tmp_path):
     assert config.lr_boundaries == (0.25, 0.5) and config.dataset == "digits" and given.trusted is None
 
 
+def test_one_split_that_is_named_is_meant_alone(tmp_path):
+    both = "--config.eval_splits=validation,test"
+    assert parsed("--config=digits", both)[1].config.eval_splits == "validation,test"
+    for arguments, expected in (((), "a,b"), (("--config.eval_split=c",), "")):
+        config = tmp_path / "c.py"
+        config.write_text(
+            "from orc_jax.config import default\ndef get_config():\n    config = default()\n"
+            "    config.eval_splits = 'a,b'\n    return config\n"
+        )
+        assert parsed(f"--config={config}", *arguments)[1].config.eval_splits == expected
+    assert parsed("--config=digits", both, "--config.eval_split=test")[1].config.eval_splits == "validation,test"
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

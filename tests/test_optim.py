@@ -1,4 +1,4 @@
-"""The optimizer against PyTorch's formulas, and the schedules."""
+"""The optimizers against PyTorch and the formulas of their papers, one member at a time."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,18 @@ import pytest
 
 from orc_jax.config import default
 from orc_jax.errors import UserError
-from orc_jax.optim import adam_direction, by_architecture, learning_rate_schedule, optimizer, sgd_direction, update
+from orc_jax.optim import (
+    KINDS,
+    adam_direction,
+    by_architecture,
+    clipped,
+    is_kernel,
+    kernels,
+    layer_rates,
+    optimizer,
+    sgd_direction,
+    update,
+)
 from orc_jax.testing import Stepper, build_run, run_steps
 
 
@@ -76,7 +87,7 @@ def test_values_by_architecture():
     for field, text, message in (
         ("lr_multipliers", "a=0", "must be name=positive number"),
         ("weight_decays", "a=x", "must be name=number from 0 on"),
-        ("optimizers", "a=adm", "must be name=sgd or adam"),
+        ("optimizers", "a=adm", "must be name=sgd or adam or adamw"),
         ("optimizers", "c=adam", "'c' is not known"),
     ):
         with pytest.raises(UserError, match=f"^config.{field}=.*{message}"):
@@ -104,37 +115,175 @@ def test_a_run_of_plain_sgd(config, toy):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.stacks))
 
 
-def schedule(num_steps, per_epoch, **fields):
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+SHAPES = {"conv.kernel": (3, 3, 2, 4), "conv.bias": (4,), "bn.scale": (4,), "fc.kernel": (4, 3)}
+
+
+def two_members(seed):
+    """Parameters or gradients of two members by name, `[2, ...]`."""
+    return {name: jnp.array(normal(seed + i, 2, *shape)) for i, (name, shape) in enumerate(SHAPES.items())}
+
+
+def of_kind(kind, **fields):
     config = default()
-    config.update(fields)
-    return lambda step: float(learning_rate_schedule(config, per_epoch, num_steps)(step))
+    config.update({"optimizer": kind, "weight_decay": 0.1} | fields)
+    return optimizer(config)
 
 
-def test_published_step_schedule():
-    """240 epochs of 100 steps: divided by 10 after epochs 150, 180 and 210."""
-    rate = schedule(24_000, 100)
-    for step, expected in [(0, 0.05), (14_999, 0.05), (15_000, 0.005), (18_000, 5e-4), (20_999, 5e-4), (21_000, 5e-5)]:
-        np.testing.assert_allclose(rate(step), expected, rtol=1e-6)
+def run_of(direction, params, steps=3, rate=0.1):
+    """Parameters and state after some updates; gradients are functions of the step."""
+    state = jax.vmap(direction.init)(params)
+    taken = jax.jit(lambda params, state, grads: update(direction, params, state, grads, jnp.float32(rate)))
+    for step in range(steps):
+        params, state = taken(params, state, two_members(10 * (step + 1)))
+    return params, state
 
 
-def test_warm_up_keeps_the_boundaries_of_the_schedule():
-    rate = schedule(1000, 100, warmup_epochs=2.0, lr_boundaries=(0.5,))
-    np.testing.assert_allclose([rate(s) for s in (0, 100, 200, 499, 500, 999)], [0, 0.025, 0.05, 0.05, 0.005, 0.005])
+@pytest.mark.parametrize("on", ["all", "kernels"])
+def test_adamw_follows_pytorch(on):
+    """Decay is decoupled, and on kernels alone if it is said to be: PyTorch has groups of parameters for that."""
+    torch = pytest.importorskip("torch")
+    params = two_members(1)
+    ours, _ = run_of(of_kind("adamw", weight_decay_on=on), params, steps=4)
+    for member in range(2):
+        theirs = {name: torch.tensor(np.asarray(x[member]), requires_grad=True) for name, x in params.items()}
+        groups = [
+            {"params": [x], "weight_decay": 0.1 if on == "all" or name.endswith("kernel") else 0.0}
+            for name, x in theirs.items()
+        ]
+        other = torch.optim.AdamW(groups, lr=0.1)
+        for step in range(4):
+            grads = two_members(10 * (step + 1))
+            for name, x in theirs.items():
+                x.grad = torch.tensor(np.asarray(grads[name][member]))
+            other.step()
+        for name, x in theirs.items():
+            np.testing.assert_allclose(ours[name][member], x.detach(), rtol=2e-5, atol=1e-5, err_msg=name)
 
 
-def test_cosine_and_constant():
-    rate = schedule(1000, 100, lr_schedule="cosine", learning_rate=0.2)
-    np.testing.assert_allclose([rate(s) for s in (0, 500, 1000)], [0.2, 0.1, 0.0], atol=1e-7)
-    rate = schedule(1000, 100, lr_schedule="constant", warmup_epochs=1.0, learning_rate=0.2)
-    np.testing.assert_allclose([rate(s) for s in (50, 100, 999)], [0.1, 0.2, 0.2])
+def test_lion_follows_its_paper():
+    """c = 0.9 m + 0.1 g;  p -= rate * (sign(c) + decay * p);  m = 0.99 m + 0.01 g."""
+    params = two_members(1)
+    expected, m = {k: np.asarray(x) for k, x in params.items()}, dict.fromkeys(params, 0.0)
+    for step in range(3):
+        for k, g in two_members(10 * (step + 1)).items():
+            expected[k] = expected[k] - 0.1 * (np.sign(0.9 * m[k] + 0.1 * np.asarray(g)) + 0.1 * expected[k])
+            m[k] = 0.99 * m[k] + 0.01 * np.asarray(g)
+    for k, x in run_of(of_kind("lion"), params)[0].items():
+        np.testing.assert_allclose(x, expected[k], rtol=1e-4, atol=1e-6)
 
 
-def test_warm_up_then_cosine():
-    """The cosine takes what the warm-up has left of the run; epochs need not be of whole steps."""
-    rate = schedule(1000, 66.6, lr_schedule="cosine", learning_rate=0.2, warmup_epochs=3.0)
-    np.testing.assert_allclose([rate(s) for s in (0, 100, 200, 600, 1000)], [0.0, 0.1, 0.2, 0.1, 0.0], atol=1e-7)
+def test_steps_of_lamb_are_as_long_as_the_parameters():
+    params = two_members(1)
+    after, _ = run_of(of_kind("lamb"), params, steps=1)
+    for name, before in params.items():
+        for member in range(2):
+            step = np.linalg.norm(after[name][member] - before[member])
+            np.testing.assert_allclose(step, 0.1 * np.linalg.norm(before[member]), rtol=1e-4, err_msg=name)
 
 
-def test_another_decay():
-    rate = schedule(1000, 100, lr_decay=0.5, lr_boundaries=(0.3, 0.6), learning_rate=0.8)
-    np.testing.assert_allclose([rate(s) for s in (299, 300, 599, 600)], [0.8, 0.4, 0.4, 0.2], rtol=1e-6)
+def test_muon_orthogonalises_kernels_and_leaves_the_rest_to_adamw():
+    """Singular values of a step are about alike, and 0.2 sqrt(of the longer side) in size."""
+    params = two_members(1)
+    after, _ = run_of(of_kind("muon", weight_decay=0.0), params, steps=1, rate=1.0)
+    adamw, _ = run_of(of_kind("adamw", weight_decay=0.0), params, steps=1, rate=1.0)
+    for name, before in params.items():
+        for member in range(2):
+            step = np.asarray(before[member] - after[name][member])
+            if not name.endswith("kernel"):
+                # as in optax.contrib.muon, with Nesterov's momentum, which a first step does not have the sign of
+                assert np.array_equal(np.sign(step), np.sign(before[member] - adamw[name][member])), name
+                continue
+            values = np.linalg.svd(step.reshape(-1, step.shape[-1]), compute_uv=False)
+            size = 0.2 * np.sqrt(max(np.prod(step.shape[:-1]), step.shape[-1]))
+            assert (values > 0.5 * size).all() and (values < 1.3 * size).all(), (name, values / size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_members_are_updated_one_by_one(kind):
+    """Whatever is computed over a member's parameters, norms for instance, is of that member alone."""
+    together, _ = run_of(of_kind(kind), two_members(1))
+    direction = of_kind(kind)
+    taken = jax.jit(direction.update)
+    for member in range(2):
+        alone = {name: x[member] for name, x in two_members(1).items()}
+        state = direction.init(alone)
+        for step in range(3):
+            grads = {name: x[member] for name, x in two_members(10 * (step + 1)).items()}
+            steps, state = taken(grads, state, alone)
+            alone = {name: alone[name] - 0.1 * steps[name] for name in alone}
+        for name, x in alone.items():
+            np.testing.assert_allclose(together[name][member], x, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_accumulated_gradients(kind):
+    """Two updates by halves are one by their mean: nothing moves before, and decay counts once."""
+    halves, params = [two_members(10), two_members(20)], two_members(1)
+    mean = {name: (halves[0][name] + halves[1][name]) / 2 for name in params}
+    plain, some = of_kind(kind), of_kind(kind, accumulate_steps=2)
+    expected, state = params, jax.vmap(plain.init)(params)
+    ours, kept = params, jax.vmap(some.init)(params)
+    taken = jax.jit(lambda params, state, grads: update(some, params, state, grads, jnp.float32(0.1)))
+    for _ in range(2):
+        expected, state = update(plain, expected, state, mean, jnp.float32(0.1))
+        ours_before = ours
+        ours, kept = taken(ours, kept, halves[0])
+        assert all(np.array_equal(ours[name], ours_before[name]) for name in params)
+        ours, kept = taken(ours, kept, halves[1])
+        for name, x in expected.items():
+            np.testing.assert_allclose(ours[name], x, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_clipped_member_by_member():
+    """Over all parameters of a member; those that are short stay as they are, bit for bit."""
+    grads = two_members(1)
+    grads = {name: x.at[1].multiply(1e-3) for name, x in grads.items()}
+    norms = [np.sqrt(sum(np.square(x[i]).sum() for x in grads.values())) for i in range(2)]
+    cut = jax.jit(lambda grads: clipped(grads, 1.0))({"a": grads})["a"]
+    assert norms[0] > 1 > norms[1]
+    for name, x in grads.items():
+        np.testing.assert_allclose(cut[name][0], x[0] / norms[0], rtol=1e-5)
+        assert np.array_equal(cut[name][1], x[1])
+
+
+def test_what_a_kernel_is():
+    shapes = {"conv1.kernel": (3, 3, 1, 4), "bn1.scale": (4,), "fc.bias": (4,), "pos_embed": (1, 5, 4)}
+    shapes |= {"cls_token": (1, 1, 4), "position_embedding": (5, 4), "attention.relative_position_bias_table": (9, 2)}
+    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    assert [name for name, is_one in kernels(params).items() if is_one] == ["conv1.kernel"]
+    assert is_kernel("a.query", jnp.zeros((4, 2)))
+
+
+def test_rates_of_layers():
+    """1 in the last layer, and a factor less in each before it; the head of a method has no layers."""
+    assert layer_rates({"conv": 0, "bn": 0, "block": 1, "fc": 2}, 0.5) == {
+        "conv": 0.25,
+        "bn": 0.25,
+        "block": 0.5,
+        "fc": 1,
+    }
+
+
+def test_layers_of_a_run_and_clipping_reach_the_step(config, toy):
+    """Of the tiny network: conv1 with bn1, conv2, fc."""
+    config.method, config.weight_decay, config.momentum = "independent", 0.0, 0.0
+    config.num_networks, config.student, config.assistants = 1, "tiny_a", ""
+    plain = Stepper(build_run(config, toy))
+    config.layer_decay, config.clip_norm = 0.5, 0.1
+    slowed = Stepper(build_run(config, toy))
+    factors = {"conv1.kernel": 0.25, "bn1.scale": 0.25, "bn1.bias": 0.25, "conv2.kernel": 0.5, "fc.bias": 1}
+    moves = []
+    for stepper in (plain, slowed):
+        start = stepper.init()
+        end = run_steps(stepper, 1, start)
+        moves.append(
+            jax.tree.map(lambda a, b: np.asarray(a - b), end.stacks["tiny_a"].params, start.stacks["tiny_a"].params)
+        )
+    norm = np.sqrt(sum(np.square(x).sum() for x in moves[0].values())) / config.learning_rate
+    assert norm > 0.1
+    for name, factor in factors.items():
+        np.testing.assert_allclose(moves[1][name], moves[0][name] * factor * 0.1 / norm, rtol=1e-3, atol=1e-7)

@@ -14,10 +14,11 @@ from orc_jax import commands
 from orc_jax.compare.runs import Planned, Variant, cost, entry, is_finished, jobs, plan, result_of, seconds_left
 from orc_jax.config import Resolved
 from orc_jax.data import sets
+from orc_jax.data.splits import eval_splits
 from orc_jax.data.types import Dataset
 from orc_jax.errors import Interrupted, UserError
 from orc_jax.report import figures
-from orc_jax.report.comparison_page import ALONE, columns, failures, figure, method_rows, subject
+from orc_jax.report.comparison_page import ALONE, chosen, columns, failures, figure, method_rows, subject
 from orc_jax.report.sections import counted
 from orc_jax.report.story import hardware, moment
 from orc_jax.terminal import Rows, doing, duration, warner
@@ -93,6 +94,8 @@ def _reader(console: Console) -> Callable[[Resolved], Dataset]:
         "data_dir",
         "train_split",
         "eval_split",
+        "eval_splits",
+        "validation_share",
         "examples_per_class",
         "mean",
         "std",
@@ -102,7 +105,8 @@ def _reader(console: Console) -> Callable[[Resolved], Dataset]:
     last: dict[str, Dataset] = {}
 
     def dataset_of(run: Resolved) -> Dataset:
-        key = repr([run.config[field] for field in fields])
+        held_out_by = run.config.validation_share and run.config.seed
+        key = repr([held_out_by, *(run.config[field] for field in fields)])
         if key not in last:
             with doing(console, f"reading {run.config.dataset}"):
                 dataset = sets.load(run.config, warner(console), run.plugins)
@@ -195,8 +199,11 @@ def write(out: Path, table: Comparison) -> None:
     fields = ("method", "seed", "last", "best", "ensemble", "seconds", "error")
     with (out / "compare.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(fields)
-        writer.writerows([getattr(run, field) for field in fields] for run in table.by_method)
+        writer.writerow([*fields, *(f"best_on_{name}" for name in table.other_splits)])
+        writer.writerows(
+            [*(getattr(run, field) for field in fields), *(run.others.get(name) for name in table.other_splits)]
+            for run in table.by_method
+        )
     (out / "compare.png").write_bytes(figures.as_png(figure(table)))
 
 
@@ -209,7 +216,7 @@ def markdown(table: Comparison) -> str:
     seeds = counted(len({run.seed for run in table.runs}), "seed")
     failed = f"Failed: {failures(table)}.\n\n" if table.failed else ""
     about = (
-        f"Target student {subject(table)} {table.config['eval_split']}." if not table.published else "Published rows."
+        f"Target student {subject(table)} {eval_splits(table.config)[0]}." if not table.published else "Published rows."
     )
     over = f"Over {table.baseline}: differences between runs of the same seed. " if table.baseline else ""
     told = (
@@ -223,9 +230,9 @@ Top-1 accuracy in percent, mean ± standard deviation over {seeds}.
 
 {lines}
 
-{failed}{over}Best epoch: chosen on the same split, so
-optimistic. Ensemble: of all members, last epoch. Cost: floating-point operations of everything that was trained, stages
-and teacher included, in forward passes of the target student per training example. Seconds: of training, likewise.
+{failed}{over}Best epoch: {chosen(table)} Ensemble: of all members, last epoch. Cost: floating-point operations of
+everything that was trained, stages and teacher included, in forward passes of the target student per training example.
+Seconds: of training, likewise.
 {told}
 `{table.command}`
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from orc_jax import pretrained
 from orc_jax.config import Resolved, resolve
+from orc_jax.data.splits import eval_splits
 from orc_jax.data.types import Dataset
 from orc_jax.describe import forward_flops, step_flops
 from orc_jax.errors import require
@@ -127,10 +128,12 @@ def result_of(planned: Planned, out: Path) -> Compared:
     own = [planned.folder, *sorted(path.parent for path in planned.folder.glob(f"*/{metrics.METRICS}"))]  # and stages
     times = [metrics.took(metrics.read(folder, metrics.TIMING)) for folder in own]
     known = [time for time in times if time is not None]
-    last, top1 = metrics.evaluated(rows)[-1], metrics.evaluation("top1", one.target)
+    last, best = metrics.evaluated(rows)[-1], metrics.best(rows, one.target)
+    top1, (_, *others) = metrics.evaluation("top1", one.target), eval_splits(planned.run.config)
     return one._replace(
         last=last[top1],
-        best=metrics.best(rows, one.target)[top1],
+        best=best[top1],
+        others={name: best[metrics.evaluation("top1", one.target, name)] for name in others},
         ensemble=last[metrics.evaluation("top1", metrics.ENSEMBLE)],
         seconds=sum(map(seconds_of, [*own, *([planned.teacher] if planned.teacher else [])])),
         took=sum(known) if len(known) == len(times) else None,

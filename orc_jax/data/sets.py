@@ -5,13 +5,14 @@ of many sizes, such as ImageNet, are streamed: their images are read and decoded
 """
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from orc_jax.data import arrays, checks, folder, layout, npz, tfds_sets
+from orc_jax.data import arrays, checks, folder, layout, npz, splits, tfds_sets
 from orc_jax.data.types import Dataset, Images, Records, size
 from orc_jax.errors import UserError, require, unknown
 from orc_jax.plugins import Plugins
@@ -44,16 +45,28 @@ def from_arrays(
         UserError: if the arrays are not of these shapes and types, labels are out of range, or the set does not fit the
             config.
     """
-    splits = [arrays.checked(split, *given) for split, given in (("train", train), ("test", test))]
-    for split, examples in zip(("train", "test"), splits, strict=True):
+    both = [arrays.checked(split, *given) for split, given in (("train", train), ("test", test))]
+    for split, examples in zip(("train", "test"), both, strict=True):
         arrays.check_labels(f"{name} ({split})", examples.labels, len(class_names))
-    splits = [examples._replace(labels=examples.labels.astype(np.int32)) for examples in splits]
-    if splits[0].images.shape[1:] != splits[1].images.shape[1:]:
-        raise UserError(f"train and test images differ in shape: {[list(s.images.shape[1:]) for s in splits]}")
+    both = [examples._replace(labels=examples.labels.astype(np.int32)) for examples in both]
+    if both[0].images.shape[1:] != both[1].images.shape[1:]:
+        raise UserError(f"train and test images differ in shape: {[list(s.images.shape[1:]) for s in both]}")
     if config is not None:
-        return _fitted(config, name, class_names, splits[0], splits[1])
-    mean, std = _computed_constants(splits[0].images)
-    return Dataset(name, splits[0], splits[1], tuple(class_names), splits[0].images.shape[1:], mean, std)
+        return _split_arrays(config, name, class_names, *both)
+    mean, std = _computed_constants(both[0].images)
+    return Dataset(name, both[0], both[1], tuple(class_names), both[0].images.shape[1:], mean, std)
+
+
+def _split_arrays(config: ConfigDict, name: str, class_names: Sequence[str], train: Images, test: Images) -> Dataset:
+    """A set of arrays as the config wants it: what a name other than the held-out split's means is `test`."""
+    names, held_out = splits.eval_splits(config), None
+    if config.validation_share:
+        train, held_out = splits.hold_out(train, config)
+    found = [held_out if held_out is not None and split == splits.HELD_OUT else test for split in names]
+    if sum(split is test for split in found) > 1:
+        raise UserError(f"config.eval_splits={config.eval_splits!r}: {name} have one evaluation set")
+    dataset = _fitted(config, name, class_names, train, found[0])
+    return dataset._replace(others=tuple(zip(names[1:], found[1:], strict=True)))
 
 
 def load(
@@ -74,6 +87,51 @@ def load(
         UserError: if there is no such set, it is not one of images with one label each, it is neither prepared nor can
             be downloaded, or it does not fit the batch size or the constants.
     """
+    names, share = splits.eval_splits(config), config.validation_share
+    holds_out = share > 0 and (trains or splits.HELD_OUT in names)
+    own = [name for name in names if not (share and name == splits.HELD_OUT)]
+    first = _of_split(config, own[0] if own else config.train_split)
+    class_names, train, test, whole = _read(first, warn, plugins, trains or holds_out, class_names)
+    found = {own[0]: test} if own else {}
+    for name in own[1:]:
+        only = _of_split(config, name)
+        only.train_split = name
+        try:
+            _, _, found[name], small = _read(only, warn, plugins, False, class_names)
+        except UserError as error:  # it names a field that a person has not set
+            raise UserError(re.sub(r"^config\.(train|eval)_split=", "config.eval_splits: ", str(error))) from error
+        whole = whole and small
+    if holds_out:
+        train, found[splits.HELD_OUT] = splits.hold_out(train, config)
+    _check_shapes(config, train, found)
+    dataset = _fitted(config, config.dataset, class_names, train, found[names[0]], trains)
+    return dataset._replace(whole=whole, others=tuple((name, found[name]) for name in names[1:]))
+
+
+def _of_split(config: ConfigDict, name: str) -> ConfigDict:
+    """The config of a run that is evaluated on one split."""
+    config = ConfigDict(config)
+    config.eval_split = name
+    return config
+
+
+def _check_shapes(config: ConfigDict, train: Images | Records, found: dict[str, Images | Records]) -> None:
+    of = {name: split.images.shape[1:] for name, split in found.items() if isinstance(split, Images)}
+    if isinstance(train, Images) and (different := {name: s for name, s in of.items() if s != train.images.shape[1:]}):
+        raise UserError(
+            f"config.eval_splits: images of {config.dataset} differ in shape: {list(train.images.shape[1:])} in "
+            f"training, {different}"
+        )
+
+
+def _read(
+    config: ConfigDict,
+    warn: Callable[[str], None],
+    plugins: Plugins | None,
+    trains: bool,
+    class_names: Sequence[str],
+) -> tuple[Sequence[str], Images | Records, Images | Records, bool]:
+    """Names of the classes, training split and one evaluation split, and whether images are seen whole."""
     whole = False
     if config.dataset == "digits":
         class_names, train, test = _digits(config)
@@ -94,8 +152,7 @@ def load(
             # Of a streamed set a look at some; each is looked at when it is read.
             labels = split.labels if isinstance(split, Images) else split.some_labels(LOOKED_AT)
             arrays.check_labels(f"config.{field}={config[field]!r} of {config.dataset}", labels, len(class_names))
-    train, test = (_narrow(split) for split in (train, test))
-    return _fitted(config, config.dataset, class_names, train, test, trains)._replace(whole=whole)
+    return class_names, _narrow(train), _narrow(test), whole
 
 
 def _narrow(split: Images | Records) -> Images | Records:

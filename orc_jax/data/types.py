@@ -32,7 +32,10 @@ class Records(Protocol):
 
 
 class Dataset(NamedTuple):
-    """A training and an evaluation set, and what a network must know about them."""
+    """A training and an evaluation set, and what a network must know about them.
+
+    The evaluation set `test` is that of the first split that a run is evaluated on, which selects its best checkpoint.
+    """
 
     name: str
     train: Images | Records
@@ -45,6 +48,7 @@ class Dataset(NamedTuple):
     # Of a streamed set: its images are no larger than the networks' and small, so they are seen and cropped as those of
     # sets in memory are.
     whole: bool = False
+    others: tuple[tuple[str, Images | Records], ...] = ()  # further splits to evaluate on, by name
 
     @property
     def num_classes(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import Var
 
 from orc_jax.models import Model
 
@@ -92,3 +93,29 @@ def make_network(
 def weight_shapes(network: Network) -> tuple[Params, Params]:
     """Shapes and types of a network's (params, batch_stats)."""
     return jax.eval_shape(network.init, jax.random.key(0))
+
+
+@functools.lru_cache(maxsize=64)
+def layers_of(
+    network: Network, image_shape: tuple[int, int, int], is_kernel: Callable[[str, jax.Array], bool]
+) -> dict[str, int]:
+    """The layer of each parameter, counted from the images, in the order in which `predict` first uses them.
+
+    A block, such as `layer1.0`, is one layer. What has no kernel, such as a normalisation, goes with what is before it.
+    """
+    params, batch_stats = weight_shapes(network)
+    jaxpr = jax.make_jaxpr(network.predict)(params, batch_stats, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    used = {}
+    for i, equation in enumerate(jaxpr.eqns):
+        used |= {variable: i for variable in equation.invars if isinstance(variable, Var) and variable not in used}
+    inputs = dict(zip(sorted(params), jaxpr.jaxpr.invars[: len(params)], strict=True))  # dicts are traced sorted
+    blocks: dict[str, list[str]] = {}
+    for name in sorted(params, key=lambda name: used.get(inputs[name], len(jaxpr.eqns))):
+        parts = name.split(".")
+        number = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
+        blocks.setdefault(".".join(parts[: number + 1]), []).append(name)
+    layers, layer = {}, -1
+    for names in blocks.values():
+        layer += any(is_kernel(name, params[name]) for name in names)
+        layers |= dict.fromkeys(names, max(layer, 0))
+    return layers

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from orc_jax import terminal
+from orc_jax.data.splits import eval_splits
 from orc_jax.report import figures, sections, story
 from orc_jax.report.page import Drawn, Part, Section, facts, table
 from orc_jax.workdir import metrics
@@ -19,7 +20,15 @@ def columns(comparison: Comparison) -> list[str]:
     """The heads of the table."""
     over = [f"over {comparison.baseline}"] if comparison.baseline else ["over"]
     told = ["published"] if comparison.published else []
-    return ["method", "last epoch", *over, "best epoch", "ensemble", "cost", "seconds", *told]
+    others = [f"{name} at best" for name in comparison.other_splits]
+    return ["method", "last epoch", *over, "best epoch", *others, "ensemble", "cost", "seconds", *told]
+
+
+def chosen(comparison: Comparison) -> str:
+    """How the best epoch was chosen."""
+    if not comparison.other_splits:
+        return "chosen on the same split, so\noptimistic."
+    return f"chosen on {eval_splits(comparison.config)[0]};\n{', '.join(comparison.other_splits)} had no part in it."
 
 
 def subject(comparison: Comparison) -> str:
@@ -59,14 +68,16 @@ def method_rows(comparison: Comparison) -> list[list[str]]:
         done = [run for run in runs if run.is_finished]
         told = [comparison.published.get(method, "")] if comparison.published else []
         if not done:
-            rows.append([label(method, runs), *[sections.NONE] * 6, *told])
+            rows.append([label(method, runs), *[sections.NONE] * (6 + len(comparison.other_splits)), *told])
             continue
         over = over_baseline(comparison, method)
         last, best, ensemble = (percent([getattr(run, of) for run in done]) for of in ("last", "best", "ensemble"))
+        others = [percent([run.others[name] for run in done]) for name in comparison.other_splits]
         cost = f"{comparison.costs[method]:.1f}" if method in comparison.costs else sections.NONE
         seconds = f"{np.mean([run.seconds or 0.0 for run in done]):.0f}"
         rows.append(
-            [label(method, runs), last, percent(over, "+") if over else "", best, ensemble, cost, seconds, *told]
+            [label(method, runs), last, percent(over, "+") if over else "", best]
+            + [*others, ensemble, cost, seconds, *told]
         )
     return rows
 
@@ -101,7 +112,7 @@ def words(comparison: Comparison) -> list[str]:
         sentences.append(
             f"The target student {config['student']} comes farthest with {first}: "
             f"{percent([run.last or 0.0 for run in done])} % top-1 after the last epoch on the split "
-            f"{config['eval_split']!r} of {config['dataset']}, over {sections.counted(len(done), 'seed')}."
+            f"{eval_splits(config)[0]!r} of {config['dataset']}, over {sections.counted(len(done), 'seed')}."
         )
         over = over_baseline(comparison, first)
         if comparison.published:
@@ -154,7 +165,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
 def _methods(folder: Path, comparison: Comparison) -> Section:
     text = (
         "Mean and standard deviation over the seeds, in percent. Over independent: differences between runs of the "
-        "same seed. Best epoch: chosen on the same split, so optimistic. Ensemble: of all members, last epoch. Cost: "
+        f"same seed. Best epoch: {' '.join(chosen(comparison).split())} Ensemble: of all members, last epoch. Cost: "
         "operations of everything that was trained, stages and teacher included, in forward passes of the target "
         "student per training example. Seconds: of training, likewise. The curves are means of the seeds."
     )
@@ -183,10 +194,12 @@ def courses(folder: Path, comparison: Comparison) -> dict[str, tuple[list[int], 
 def _runs(folder: Path, comparison: Comparison) -> Section:
     rows = []
     for run in comparison.by_method:
-        results = [sections.percent(value) for value in (run.last, run.best, run.ensemble)]
+        others = [run.others.get(name) for name in comparison.other_splits]
+        results = [sections.percent(value) for value in (run.last, run.best, *others, run.ensemble)]
         state = f"failed: {run.error}" if run.error else "finished" if run.is_finished else "to come"
         rows.append([f"{run.method}, seed {run.seed}", run.folder, state, *results])
-    columns = ["run", "folder", "state", "last epoch", "best epoch", "ensemble"]
+    others = [f"{name} at best" for name in comparison.other_splits]
+    columns = ["run", "folder", "state", "last epoch", "best epoch", *others, "ensemble"]
     where = story.shown(folder / comparison.runs[0].folder)
     text = f"Every run, with its folder. The page on one of them: python -m orc_jax.report --workdir {where}"
     return Section("Runs", text, table(columns, rows, texts=3))

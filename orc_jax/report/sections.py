@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from orc_jax import config as configs
+from orc_jax.data.splits import eval_splits
 from orc_jax.report import figures
 from orc_jax.report.collect import Logged
 from orc_jax.report.page import Drawn, Section, details, table
@@ -26,7 +27,8 @@ def percent(value: float | None, metric: str = "top1") -> str:
 
 def results(logged: Logged) -> Section:
     """Every member and the ensemble at the last and at the best epoch."""
-    names, split = logged.names, f"{logged.resolved.config.dataset} {logged.resolved.config.eval_split}"
+    names, config = logged.names, logged.resolved.config
+    split, *others = eval_splits(config)
     columns = ["member", "role", "parameters"]
     firsts = list(zip(names, logged.resolved.method.roles, [f"{n:,}" for n in logged.parameters], strict=True))
     if not logged.evaluated:
@@ -37,17 +39,23 @@ def results(logged: Logged) -> Section:
     last, best = logged.evaluated[-1], metrics.best(logged.rows, logged.names[-1])
     firsts += [(name, "all members", "") for name in JOINT if metrics.evaluation("top1", name) in last]
     rows = [
-        [*cells, *(percent(row.get(metrics.evaluation(m, cells[0])), m) for row in (last, best) for m in EVALUATED)]
+        [
+            *cells,
+            *(percent(row.get(metrics.evaluation(m, cells[0])), m) for row in (last, best) for m in EVALUATED),
+            *(percent(row.get(metrics.evaluation("top1", cells[0], of))) for of in others for row in (last, best)),
+        ]
         for cells in firsts
     ]
     columns += [f"{metric}, {when}" for when in ("last", "best") for metric in ("top-1", "top-5", "loss")]
+    columns += [f"{of} top-1, {when}" for of in others for when in ("last", "best")]
+    chosen = f"on {split}" if others else "on the same images, so an optimistic number"
     text = (
-        f"Accuracy and cross-entropy on {split}, as logged during training: at the last evaluated epoch, "
-        f"{last['epoch']}, and at epoch {best['epoch']}, the best of the target student {names[-1]} (chosen on the "
-        "same images, so an optimistic number). The ensemble is "
+        f"Accuracy and cross-entropy on {config.dataset} {split}, as logged during training: at the last evaluated "
+        f"epoch, {last['epoch']}, and at epoch {best['epoch']}, the best of the target student {names[-1]} (chosen "
+        f"{chosen}). The ensemble is "
     )
     own = logged.resolved.method.ensemble
-    text += f"that of {logged.resolved.config.method}." if own else "the members' mean probability."
+    text += f"that of {config.method}." if own else "the members' mean probability."
     return Section("Results", text, table(columns, rows, bold=len(names) - 1))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orc_jax import config as configs
+from orc_jax.data.splits import eval_splits
 from orc_jax.errors import UserError
 from orc_jax.methods import METHODS
 from orc_jax.report.collect import Logged
@@ -57,6 +58,7 @@ def in_words(logged: Logged, workdirs: Sequence[Path]) -> str:
 
 def _result(logged: Logged) -> list[str]:
     config, name = logged.resolved.config, logged.names[-1]
+    split, *others = eval_splits(config)
     size = len(logged.names)
     pool = (
         f"the last of {size} members that {config.method} trains" if size > 1 else f"trained alone by {config.method}"
@@ -69,7 +71,7 @@ def _result(logged: Logged) -> list[str]:
     done = last["epoch"] == config.num_epochs
     sentences.append(
         f"After the {'last epoch' if done else 'latest evaluated epoch'}, {last['epoch']} of {config.num_epochs}, its "
-        f"top-1 on the split {config.eval_split!r} is {last[column]:.2%}."
+        f"top-1 on the split {split!r} is {last[column]:.2%}."
     )
     if best["epoch"] == last["epoch"]:
         sentences.append("That is its best epoch, too.")
@@ -78,7 +80,8 @@ def _result(logged: Logged) -> list[str]:
             f"Its best epoch was {best['epoch']}, with {best[column]:.2%}: chosen on the same images, so an optimistic "
             "number."
         )
-    return sentences
+    there = [f"{best[metrics.evaluation('top1', name, other)]:.2%} on {other!r}" for other in others]
+    return [*sentences, f"At its best epoch it has {', '.join(there)}."] if there else sentences
 
 
 def _against_alone(logged: Logged, workdirs: Sequence[Path]) -> list[str]:

@@ -24,6 +24,7 @@ class Compared(NamedTuple):
     seconds: float | None = None  # of training, its stages and teacher included; neither compilation nor evaluation
     took: float | None = None  # by the clock, without the teacher that all methods share; None: not measured
     ended: str = ""  # when, as in the log; "": not recorded
+    others: dict[str, float] = {}  # noqa: RUF012, never changed; top-1 on further splits, by name, at the best epoch
 
     @property
     def is_finished(self) -> bool:
@@ -58,6 +59,11 @@ class Comparison(NamedTuple):
     def by_method(self) -> list[Compared]:
         """The runs, method by method."""
         return [run for method in self.methods for run in self.of(method)]
+
+    @property
+    def other_splits(self) -> list[str]:
+        """Those that have no part in the choice of the best epoch, as far as runs are finished."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.others))
 
     @property
     def failed(self) -> list[Compared]:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from orc_jax import hosts
-from orc_jax.config import flat, tracker_names
+from orc_jax import hosts, trackers
+from orc_jax.config import flat
 from orc_jax.errors import UserError, of_system
 from orc_jax.workdir import metrics
 from orc_jax.workdir.files import replace_text
@@ -31,7 +31,7 @@ class MetricsLog:
         for name in (metrics.METRICS, metrics.TIMING):
             kept = [row for row in metrics.read(workdir, name) if row["step"] <= step]
             replace_text(workdir / name, "".join(json.dumps(row) + "\n" for row in kept))
-        self.trackers = [_started(name, workdir, step, config) for name in tracker_names(config.log_to)]
+        self.trackers = [_started(name, workdir, step, config) for name in trackers.names(config.log_to)]
 
     def write(self, row: metrics.Row, timing: metrics.Row) -> None:
         """Appends a row, and what belongs to it but differs from run to run. The row has a "step".

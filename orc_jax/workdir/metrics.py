@@ -25,9 +25,12 @@ def train(metric: str, name: str) -> str:
     return f"train/{metric}/{name}"
 
 
-def evaluation(metric: str, name: str) -> str:
-    """The column of a metric of `EVALUATED` of a member, or of all as `JOINT` names them."""
-    return f"eval/{metric}/{name}"
+def evaluation(metric: str, name: str, split: str = "") -> str:
+    """The column of a metric of `EVALUATED` of a member, or of all as `JOINT` names them.
+
+    That of the split that selects the best checkpoint has no name of a `split` in it.
+    """
+    return f"eval_{split}/{metric}/{name}" if split else f"eval/{metric}/{name}"
 
 
 def diverged(name: str) -> str:
@@ -40,10 +43,10 @@ def running(metric: str) -> str:
     return f"running/{metric}"
 
 
-def of_evaluation(result: Mapping[str, Any]) -> Row:
+def of_evaluation(result: Mapping[str, Any], split: str = "") -> Row:
     """The columns of an evaluation's result (see `orc_jax.evaluate.evaluator`)."""
     named = {row["name"]: row for row in result["members"]} | {name: result[name] for name in JOINT if name in result}
-    return {evaluation(metric, name): row[metric] for metric in EVALUATED for name, row in named.items()}
+    return {evaluation(metric, name, split): row[metric] for metric in EVALUATED for name, row in named.items()}
 
 
 def evaluated(rows: Iterable[Row]) -> list[Row]:
@@ -54,6 +57,12 @@ def evaluated(rows: Iterable[Row]) -> list[Row]:
 def best(rows: Iterable[Row], target: str) -> Row:
     """The evaluated row with the highest top-1 of the member `target`, by name; the first of equals."""
     return max(evaluated(rows), key=lambda row: row[evaluation("top1", target)])
+
+
+def is_best(rows: Iterable[Row], result: Mapping[str, Any], target: str) -> bool:
+    """Whether an evaluation's result has the target student at least as good as it was in all `rows`."""
+    column = evaluation("top1", target)
+    return all(result["target_student"]["top1"] >= row[column] for row in evaluated(rows))
 
 
 def course(rows: Iterable[Row], column: str) -> tuple[list[int], list[float]]:

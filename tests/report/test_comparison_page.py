@@ -50,6 +50,18 @@ def test_the_table(there):
     assert comparison_page.method_rows(both)[0] == ["kd (1 of 2 failed, 1 of 2 to come)", *["-"] * 6]
 
 
+def test_splits_that_have_no_part_in_the_choice(there):
+    """They have a column, and the choice of the best epoch is no longer an optimistic one."""
+    assert comparison_page.chosen(there).endswith("optimistic.")
+    runs = tuple(run._replace(others={"test": run.last - 0.1}) for run in there.runs)
+    there = there._replace(runs=runs, config=there.config | {"eval_splits": "validation,test"})
+    assert comparison_page.columns(there)[3:6] == ["best epoch", "test at best", "ensemble"]
+    assert comparison_page.method_rows(there)[0][3:6] == ["54.00 ± 1.41", "43.00 ± 1.41", "90.00 ± 0.00"]
+    assert " ".join(comparison_page.chosen(there).split()) == "chosen on validation; test had no part in it."
+    assert "on the split 'validation' of toy" in comparison_page.words(there)[0]
+    assert len({len(row) for row in comparison_page.method_rows(lost(lost(there, 0, "x"), 3, ""))}) == 1
+
+
 def test_in_words(there):
     words = lambda there: " ".join(comparison_page.words(there))  # noqa: E731
     assert words(there) == (

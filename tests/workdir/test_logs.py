@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from orc_jax.config import TRACKERS, tracker_names
+from orc_jax import trackers
 from orc_jax.errors import UserError
 from orc_jax.workdir import logs, metrics
 from tests.helpers import train
@@ -169,5 +169,5 @@ def test_what_else_tensorboard_gets(config, tmp_path):
 
 
 def test_every_tracker_that_a_config_may_name_is_there():
-    assert set(logs.TRACKERS) == set(TRACKERS)
-    assert tracker_names(" tensorboard ,") == ["tensorboard"] and tracker_names("") == []
+    assert set(logs.TRACKERS) == set(trackers.TRACKERS)
+    assert trackers.names(" tensorboard ,") == ["tensorboard"] and trackers.names("") == []
