@@ -9,11 +9,13 @@ import jax
 
 from orc_jax import hosts
 from orc_jax.errors import UserError
+from orc_jax.models.network import class_axes, with_outputs
 from orc_jax.pool import Pool, StackState
 from orc_jax.run import Run, build
 from orc_jax.step import init_state
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.files import locked
+from orc_jax.workdir.record import Record
 
 
 class Source(NamedTuple):
@@ -103,6 +105,8 @@ def notes(run: Run, sources: Sequence[Source]) -> list[str]:
 def load_members(run: Run, source: Path, members: Sequence[int], field: str = "") -> dict[int, StackState]:
     """The weights of `members` of `run`, from the latest checkpoint of the run in `source`.
 
+    Their outputs are in the order of the classes here, also if the classes there are the same in another.
+
     Raises:
         UserError: as `find_members`, and if the checkpoint cannot be read.
     """
@@ -110,7 +114,18 @@ def load_members(run: Run, source: Path, members: Sequence[int], field: str = ""
     needed, own = {run.spec.architectures[member] for member in found}, run.resolved.plugins
     there = record.require(source)
     trained = checkpoint.restore_networks(source, there, "latest", run.sharding, own, architectures=needed)
-    return {member: trained.pool.member(other) for member, other in found.items()}
+    return {member: _in_order(run, there, member, trained.pool.member(other)) for member, other in found.items()}
+
+
+def _in_order(run: Run, there: Record, member: int, state: StackState) -> StackState:
+    theirs, ours = there.class_names, run.dataset.class_names
+    if theirs == ours or sorted(theirs) != sorted(ours):
+        return state
+    sources, targets = (sorted(range(len(names)), key=names.__getitem__) for names in (theirs, ours))
+    order = [source for _, source in sorted(zip(targets, sources, strict=True))]
+    model = run.resolved.models[run.spec.architectures[member]]
+    params = with_outputs(state.params, class_axes(model, there.num_classes, there.image_shape), order)
+    return state.replace(params=jax.device_put(params, run.sharding))
 
 
 def start_from_weights(run: Run, workdir: Path, warn: Callable[[str], None]) -> None:

@@ -28,6 +28,14 @@ def test_the_pivot_teacher_of_another_run_is_used(finished, config, console, tmp
     assert_identical(stacks["tiny_b"], fresh["tiny_b"])
     assert not np.array_equal(stacks["tiny_a"].params["fc.bias"][0], fresh["tiny_a"].params["fc.bias"][0])
     np.testing.assert_array_equal(stacks["tiny_a"].params["fc.bias"][1], fresh["tiny_a"].params["fc.bias"][1])
+    # Of a run whose classes are in another order, its outputs are put in that of the data.
+    other = shutil.copytree(finished / "pivot", tmp_path / "other")
+    record.write(other, record.require(other)._replace(class_names=("bottom", "top", "middle")))
+    (note,) = pretrained.notes(run, [pretrained.Source(other, (0,), None, "pivot")])
+    assert "the outputs are put in that of the data set: top, middle, bottom" in note
+    moved = pretrained.load_members(run, other, [0])[0].params
+    for name, value in loaded[0].params.items():
+        np.testing.assert_array_equal(moved[name], value[..., [1, 2, 0]] if name.startswith("fc") else value)
     # The same run as the one that trained the pivot teacher itself.
     train(config, tmp_path / "second", console)
     assert not (tmp_path / "second" / "pivot").exists()

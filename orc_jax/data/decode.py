@@ -23,6 +23,7 @@ RATIOS = (3 / 4, 4 / 3)  # width to height of a random crop
 TRIES = 10
 LONG = 16  # times its short side: from there on an image is cropped before it is scaled, which may round otherwise
 MOST = 64  # times the pixels of the result: so large an image may be scaled before it is cropped
+PROGRAMS = ("EPS",)  # formats that Pillow would have another program execute
 VIA = {"La": "LA", "RGBa": "RGBA"}  # modes that Pillow converts to RGB in two steps
 
 # For the whole process, because `warnings.catch_warnings` is not safe among threads. Pillow warns from 89 megapixels on
@@ -52,7 +53,10 @@ def open_image(data: bytes | BinaryIO) -> Image.Image:
         ValueError: with a short reason, if it is not an image that Pillow knows, or has far too many pixels.
     """
     with _reasons():
-        return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+    if image.format in PROGRAMS:
+        raise ValueError(f"{image.format}, a program and not an image")
+    return image
 
 
 def check_pixels(image: Image.Image) -> None:

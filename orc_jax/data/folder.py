@@ -94,6 +94,8 @@ def load(
             names = names or found
     except OSError as error:
         raise UserError(f"config.data_dir={root!r}: cannot be listed: {error}") from error
+    if options.label_file and not any(layout.is_flat(root, split) for split in fields.values()):
+        warn(f"note: config.label_file={options.label_file!r} is not read, as the images lie in class folders")
     whose = "the network" if names == tuple(class_names) else f"config.train_split={train_split!r}"
     if unknown := [name for name in splits["eval_split"] if name not in names]:
         raise UserError(

@@ -86,6 +86,16 @@ def class_folders(root: str, split: str) -> list[str]:
     return [] if folders.keys() <= {"images"} else list(folders)
 
 
+def is_flat(root: str, split: str) -> bool:
+    """Whether a split that is there has images and no class folders."""
+    (folder, *_) = _entries(os.fsencode(root))[0][split]
+    return _lies_flat(*_entries(os.path.join(os.fsencode(root), folder)))
+
+
+def _lies_flat(folders: Iterable[str], files: Sequence[str]) -> bool:
+    return set(folders) <= {"images"} and (bool(folders) or any(map(looks_like_image, files)))
+
+
 def looks_like_image(name: str) -> bool:
     """Whether a name ends as those of images that Pillow reads do."""
     return os.path.splitext(name)[1].lower() in Image.registered_extensions()
@@ -133,7 +143,7 @@ def _files(path: bytes, prefix: bytes, above: frozenset = frozenset()) -> list[b
 
 def _label_file(path: str, folders: Iterable[str], files: Sequence[str], given: str) -> Path | None:
     """The file that has the classes of a split without class folders; None if it has class folders."""
-    if not (set(folders) <= {"images"} and (folders or any(map(looks_like_image, files)))):
+    if not _lies_flat(folders, files):
         return None
     there = Path(path) / ANNOTATIONS
     return Path(given).expanduser() if given else there if there.is_file() else None
@@ -167,7 +177,10 @@ def _labels(path: Path, names: Sequence[str], known: Sequence[str]) -> list[str 
                 f"accepted is {ACCEPTED}"
             )
         return [*_of_numbers(path, [row[0] for row in rows], known)]
-    labels = {row[0]: _class(row, known) for row in rows if len(row) > 1}
+    labels: dict[str, str] = {}
+    for row in (row for row in rows if len(row) > 1):
+        if labels.setdefault(row[0], label := _class(row, known)) != label:
+            raise UserError(f"config.label_file={str(path)!r}: has two classes for {row[0]}: {labels[row[0]]}, {label}")
     keys = ((name, os.path.basename(name), Path(name).stem) for name in names)
     return [next((labels[key] for key in of if key in labels), None) for of in keys]
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from orc_jax import commands
 from orc_jax.config_files import USUAL_SETS
+from orc_jax.data.folder import in_order
 from orc_jax.data.sets import CONSTANTS
-from orc_jax.deploy.class_order import put_in_order
 from orc_jax.deploy.finite import require_usable
 from orc_jax.deploy.other_names import known_as
 from orc_jax.deploy.torch_file import read_state_dicts
@@ -33,7 +33,7 @@ from orc_jax.deploy.torch_layout import from_torch, torch_name, torch_shape
 from orc_jax.deploy.torch_match import ROOT, Arrays, beside, candidates, counts, differences, named, same
 from orc_jax.errors import UserError, require_choice
 from orc_jax.models import LARGE, MODELS
-from orc_jax.models.network import Params, make_network, weight_shapes
+from orc_jax.models.network import Params, class_axes, make_network, weight_shapes, with_outputs
 from orc_jax.terminal import doing, make_console
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.record import Record
@@ -206,13 +206,6 @@ def _follows(model: str, one: tuple, other: tuple) -> list[str]:
     return [name for name in before if before[name] != after[name] and name.endswith(".kernel")]
 
 
-def _class_axes(model: str, classes: int, image_shape: tuple[int, int, int]) -> dict[str, int]:
-    """The parameters that have an axis of classes, and which it is."""
-    before, after = _shapes(model, classes, image_shape)[0], _shapes(model, classes + 1, image_shape)[0]
-    differing = {name: [i for i, n in enumerate(shape) if n != after[name][i]] for name, shape in before.items()}
-    return {name: axes[0] for name, axes in differing.items() if axes}
-
-
 def _read_off(arrays: dict[str, np.ndarray], name: str, axis: int, default: int) -> int:
     value = arrays.get(torch_name(name))
     return default if value is None or value.ndim <= axis else value.shape[axis]
@@ -261,7 +254,10 @@ def import_checkpoint(
     if names and len(names) != classes:
         who = "--class_names" if class_names else "its description"
         raise UserError(f"{path} has {classes} classes, but {who} names {len(names)}")
-    params, names = put_in_order(params, _class_axes(model, classes, image_shape), names)
+    ordered = in_order(names)
+    if ordered != names:
+        axes = class_axes(MODELS[model], classes, image_shape)
+        params, names = with_outputs(params, axes, [names.index(name) for name in ordered]), ordered
     if not mean and not std and described:
         mean, std = described.mean, described.std
     elif not mean and not std:

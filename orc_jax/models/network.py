@@ -1,7 +1,7 @@
 """One architecture as pure functions of one member; `vmap` makes them functions of a stack."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -119,3 +119,16 @@ def layers_of(
         layer += any(is_kernel(name, params[name]) for name in names)
         layers |= dict.fromkeys(names, max(layer, 0))
     return layers
+
+
+def class_axes(model: Model, num_classes: int, image_shape: tuple[int, int, int]) -> dict[str, int]:
+    """The parameters of a model that have an axis of classes, and which axis it is."""
+    one, other = (weight_shapes(make_network(model, count, image_shape))[0] for count in (num_classes, num_classes + 1))
+    pairs = {name: zip(array.shape, other[name].shape, strict=True) for name, array in one.items()}
+    differing = {name: [i for i, (n, m) in enumerate(pair) if n != m] for name, pair in pairs.items()}
+    return {name: axes[0] for name, axes in differing.items() if axes}
+
+
+def with_outputs(params: Params, axes: Mapping[str, int], order: Sequence[int]) -> Params:
+    """Parameters with their outputs in another order: the first is what was number `order[0]`; see `class_axes`."""
+    return params | {name: jnp.take(params[name], jnp.array(order), axis) for name, axis in axes.items()}

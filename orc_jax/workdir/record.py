@@ -319,11 +319,6 @@ def require_same_images(there: Record, here: Record, field: str, name: str) -> N
             f"{field}: its networks are for {channels} channels and {classes} classes, but {name} has "
             f"{here.image_shape[-1]} and {here.num_classes}"
         )
-    if there.class_names != here.class_names and sorted(there.class_names) == sorted(here.class_names):
-        one, other = next(pair for pair in zip(there.class_names, here.class_names, strict=True) if pair[0] != pair[1])
-        raise UserError(
-            f"{field}: its classes are in another order than those of {name}: {one!r} there where {other!r} is here"
-        )
     constants = [[list(record.mean), list(record.std)] for record in (there, here)]
     if not np.allclose(*constants, atol=0.01):
         raise UserError(
@@ -337,6 +332,8 @@ def assumed_order(there: Record, class_names: Sequence[str]) -> str | None:
     if there.class_names == class_names:
         return None
     here = f"{', '.join(class_names[:NAMES])}{' ...' if len(class_names) > NAMES else ''}"
+    if sorted(there.class_names) == sorted(class_names):
+        return f"note: the classes are in another order there; the outputs are put in that of the data set: {here}"
     if there.class_names:
         others = ", ".join(there.class_names[:NAMES])
         return f"note: the classes are called {others} there and {here} here; they are taken for the same, one by one"

@@ -194,3 +194,8 @@ def test_a_padded_crop_is_a_window_of_the_padded_image():
     assert decode.padded_crop(data, np.random.default_rng(0), 8, 0, False).tobytes() == image.tobytes()
     mirrored = {decode.padded_crop(data, np.random.default_rng(i), 8, 0, True).tobytes() for i in range(20)}
     assert mirrored == {image.tobytes(), image[:, ::-1].tobytes()}
+
+
+def test_postscript_is_not_executed():
+    with pytest.raises(ValueError, match="EPS, a program and not an image"):
+        decode.open_image(encode(picture(8, 8), "EPS"))

@@ -94,6 +94,7 @@ def test_a_flat_split_with_a_file_of_labels(text, tmp_path):
             r"config.eval_split='val': 3 files in .*val and no class folder: v_1.jpg.*config.label_file names a file",
         ),
         ("v_1.jpg n1\n", "has no line for 2 images: v_2.jpg, v_3.jpg"),
+        ("v_1.jpg n1\nv_2.jpg n1\nv_3.jpg n1\nv_1.jpg n2\n", "has two classes for v_1.jpg: n1, n2"),
         ("n1\nn2\n", "has 2 lines for 3 images"),
         ("1\n2\n1\n", "numbers of classes; meta.mat of the same development kit"),
         ("n1\nn2\nn9\n", "1 class that config.train_split='train' lacks: n9"),
@@ -108,6 +109,12 @@ def test_flat_splits_that_cannot_be_read(text, message, tmp_path):
         load(root, **options)
     with pytest.raises(UserError, match=r"config.label_file='none': cannot be read"):
         load(root, label_file="none")
+
+
+def test_a_file_of_labels_that_is_not_read_is_said(tmp_path):
+    lines = []
+    load(tree(tmp_path, *TRAIN, "val/n1/c.jpg"), label_file="none.txt", warn=lines.append)
+    assert lines == ["note: config.label_file='none.txt' is not read, as the images lie in class folders"]
 
 
 def test_what_systems_leave_behind_is_left_out(tmp_path):

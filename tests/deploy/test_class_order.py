@@ -10,10 +10,10 @@ from PIL import Image
 from orc_jax import evaluate
 from orc_jax.commands import read_class_names
 from orc_jax.config import default, resolve
-from orc_jax.deploy.class_order import put_in_order
 from orc_jax.deploy.import_torch import import_checkpoint
+from orc_jax.deploy.member import load_member
 from orc_jax.errors import UserError
-from orc_jax.workdir import record
+from orc_jax.testing import assert_identical
 from tests.deploy.members import network_of
 
 NUMBERS = [str(i) for i in range(12)]
@@ -37,16 +37,17 @@ def test_names_are_given_by_themselves_or_in_a_file(tmp_path):
         read_class_names([str(tmp_path / "names.txt")])
 
 
-def test_outputs_are_put_in_the_order_of_their_numbers():
-    params = {"fc.kernel": np.array([[0, 10, 2]]), "fc.bias": np.array([0, 10, 2]), "conv.kernel": np.arange(3)}
-    moved, names = put_in_order(params, {"fc.kernel": 1, "fc.bias": 0}, ("0", "10", "2"))
-    assert (
-        names == ("0", "2", "10") and list(moved["fc.bias"]) == [0, 2, 10] and list(moved["conv.kernel"]) == [0, 1, 2]
-    )
-    assert moved["fc.kernel"].tolist() == [[0, 2, 10]]
-    for others in (("b", "a", "c"), ("2", "\u00b2", "1"), ()):
-        moved, names = put_in_order(params, {"fc.bias": 0}, others)
-        assert names == others and list(moved["fc.bias"]) == [0, 10, 2]
+def test_outputs_are_put_in_the_order_of_their_numbers(tmp_path):
+    """And of classes that are called otherwise not."""
+    imported(tmp_path, "plain")
+    imported(tmp_path, "others", [*"dcba987654321"][:12])
+    plain, others = (load_member(tmp_path / name, "0", "latest") for name in ("plain", "others"))
+    assert_identical(plain.weights, others.weights)
+    assert imported(tmp_path, "numbers", AS_TEXT).class_names == tuple(NUMBERS)
+    params = load_member(tmp_path / "numbers", "0", "latest").weights[0]
+    order = [AS_TEXT.index(name) for name in NUMBERS]
+    for name, value in plain.weights[0].items():
+        np.testing.assert_array_equal(params[name], value[..., order] if name.startswith("fc") else value)
 
 
 def test_another_number_of_names_is_refused(tmp_path):
@@ -85,12 +86,3 @@ def test_numbered_folders_are_evaluated_rightly(tmp_path, console):
         evaluate.evaluate_checkpoint(resolve(config), tmp_path / "unnamed", "latest", console)
     said = " ".join(capture.get().split())
     assert "order of the data set: 0, 1, 2, 3 ..." in said and "of text, 0, 1, 10, 11 ...: import it again with" in said
-
-
-def test_a_teacher_with_classes_in_another_order_is_refused(tmp_path):
-    there = imported(tmp_path, "out", [f"class {i}" for i in range(12)])
-    here = there._replace(class_names=there.class_names[::-1])
-    with pytest.raises(UserError, match="teacher: its classes are in another order than those of photos: 'class 0' th"):
-        record.require_same_images(there, here, "teacher", "photos")
-    record.require_same_images(there, there, "teacher", "photos")
-    record.require_same_images(there._replace(class_names=()), here, "teacher", "photos")
