@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from orc_jax import commands
+from orc_jax import commands, places
 from orc_jax.config_files import USUAL_SETS
 from orc_jax.data.sets import CONSTANTS
 from orc_jax.deploy.torch_file import read_state_dicts
@@ -243,6 +243,7 @@ def import_checkpoint(
     """
     if model is not None:
         require_choice("--model", model, MODELS)
+    places.workdir("--out", out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out}: exists and is not an empty folder; nothing is overwritten")
     if not path.is_file():
