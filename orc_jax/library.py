@@ -22,14 +22,13 @@ from flax import nnx
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from orc_jax import training
+from orc_jax import places, training
 from orc_jax.config import Resolved, default, resolve
 from orc_jax.config_files import check_fields
 from orc_jax.data import arrays, sets
 from orc_jax.data.splits import eval_splits
 from orc_jax.deploy.member import Member, classifier, load_member, network_of
 from orc_jax.errors import UserError
-from orc_jax.places import place
 from orc_jax.pool import names_of
 from orc_jax.terminal import make_console
 from orc_jax.workdir import metrics
@@ -87,7 +86,7 @@ def train(
         dataset = sets.from_arrays(ARRAYS, train_set, test_set, names, resolved.config)
     elif not (train_set is test_set is class_names is None):
         raise UserError("train_set, test_set: must be given both, with or without class_names, or none of the three")
-    folder = place("workdir", tempfile.mkdtemp(prefix="orc_jax_") if workdir is None else workdir)
+    folder = places.workdir("workdir", tempfile.mkdtemp(prefix="orc_jax_") if workdir is None else workdir)
     with _storage_is_quiet():
         training.train(resolved, folder, console or make_console(), dataset=dataset)
     rows, target = metrics.read(folder), names_of(resolved.architectures)[-1]
@@ -194,7 +193,7 @@ def load(
         UserError: if there is no run, member or checkpoint like that, or it cannot be read.
     """
     with _storage_is_quiet():
-        found = load_member(place("workdir", workdir), member, checkpoint, own)
+        found = load_member(places.place("workdir", workdir), member, checkpoint, own)
     weights = jax.device_put(found.weights)
     module = network_of(found).module(*weights)
     return TrainedNetwork(found, module, functools.partial(jax.jit(classifier(found)), weights))

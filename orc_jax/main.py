@@ -8,9 +8,8 @@ import sys
 
 from absl import flags
 
-from orc_jax import allocator, commands, flagging
+from orc_jax import allocator, commands, flagging, places
 from orc_jax.errors import UserError
-from orc_jax.places import place
 from orc_jax.terminal import doing, make_console, warner
 
 FLAGS = flags.FlagValues()
@@ -71,7 +70,7 @@ def main() -> None:
 
     config = given.config
     with commands.understood():
-        workdir = place("--workdir", WORKDIR.value or f"runs/{config.dataset}_{config.method}")
+        workdir = places.workdir("--workdir", WORKDIR.value or f"runs/{config.dataset}_{config.method}")
         commands.keep_programs(CACHE.value)
     with commands.reported(workdir, several=bool(COORDINATOR.value)):
         if COORDINATOR.value:

@@ -1,6 +1,7 @@
 """Files and folders as people give them: of this machine, or of a file system that it sees."""
 
 import re
+import sys
 from pathlib import Path
 
 from orc_jax.errors import UserError
@@ -23,3 +24,18 @@ def place(field: str, given: str | Path) -> Path:
         return Path(given).expanduser()
     except RuntimeError as error:  # no home folder is known
         raise UserError(f"{field}={given}: {error}") from error
+
+
+def workdir(field: str, given: str | Path) -> Path:
+    """The same for a folder that checkpoints are written to: its name has to be text.
+
+    Raises:
+        UserError: for a bucket, and for a name with bytes that are none.
+    """
+    path = place(field, given)
+    if any("\ud800" <= letter <= "\udfff" for letter in str(path.absolute())):
+        raise UserError(
+            f"{field}={given}: checkpoints cannot be written there: its name is not in the encoding of names here, "
+            f"{sys.getfilesystemencoding()}; accepted is another name, or where it is UTF-8, LC_ALL=C.UTF-8"
+        )
+    return path

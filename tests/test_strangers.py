@@ -13,7 +13,7 @@ from orc_jax.config import default, resolve
 from orc_jax.data.folder import in_order
 from orc_jax.data.workers import interrupts_blocked
 from orc_jax.errors import UserError
-from orc_jax.places import place
+from orc_jax.places import place, workdir
 from orc_jax.preemption import SIGNALS, watched
 from orc_jax.testing import build_run
 from orc_jax.workdir import record
@@ -23,6 +23,14 @@ from orc_jax.workdir import record
 def test_buckets_are_refused(given):
     with pytest.raises(UserError, match="is not on this machine"):
         place("--workdir", given)
+
+
+@pytest.mark.parametrize("call", [workdir, lambda field, given: library.train(default(), workdir=given)])
+def test_a_workdir_whose_name_is_no_text(call):
+    """It is not found out after the first epoch; files to read may have any name."""
+    with pytest.raises(UserError, match=r"workdir=caf.*: checkpoints cannot be written there: its name is not in the"):
+        call("workdir", os.fsdecode(b"caf\xe9"))
+    assert place("--data_dir", os.fsdecode(b"caf\xe9")) == Path(os.fsdecode(b"caf\xe9"))
 
 
 def test_the_home_folder(monkeypatch, tmp_path):

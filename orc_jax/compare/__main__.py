@@ -20,9 +20,8 @@ import sys
 
 from absl import flags
 
-from orc_jax import allocator, commands, flagging
+from orc_jax import allocator, commands, flagging, places
 from orc_jax.errors import UserError
-from orc_jax.places import place
 from orc_jax.terminal import doing, make_console, warner
 
 FLAGS = flags.FlagValues()
@@ -76,7 +75,7 @@ def main() -> None:
     with commands.understood():
         kind = "sweep" if SWEEP.value else "rows" if ROWS.value else "compare"
         default = f"runs/{kind}" + ("" if ROWS.value else f"_{given.config.dataset}")
-        folder = place("--out", OUT.value or WORKDIR.value or default)
+        folder = places.workdir("--out", OUT.value or WORKDIR.value or default)
         commands.keep_programs(CACHE.value)  # seeds of one method have one program
     with commands.reported(folder):
         if ROWS.value is not None:

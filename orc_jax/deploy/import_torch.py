@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from orc_jax import commands
+from orc_jax import commands, places
 from orc_jax.config_files import USUAL_SETS
 from orc_jax.data.folder import in_order
 from orc_jax.data.sets import CONSTANTS
@@ -234,6 +234,7 @@ def import_checkpoint(
     """
     if model is not None:
         require_choice("--model", model, MODELS)
+    places.workdir("--out", out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out}: exists and is not an empty folder; nothing is overwritten")
     if not path.is_file():
