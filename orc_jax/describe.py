@@ -173,17 +173,26 @@ def _lines(run: Run) -> list[str]:
     drops = [f"{round(fraction * run.num_steps):,}" for fraction in config.lr_boundaries]
     schedule = {"step": f"times {config.lr_decay} at steps {', '.join(drops)}", "cosine": "cosine to 0"}
     warmup = f"warm-up over {config.warmup_epochs} epochs, then " if config.warmup_epochs else ""
+    dtype = config.dtype + _on_dtype(run)
     forward = f"forward passes {_size(kept, 'B', 1024)} at most, about"
     return [
         f"data           {dataset.num_train:,} images of {dataset.num_classes} classes, {shape}, {where}",
         f"steps          {run.num_steps:,} of {config.batch_size} images, {config.num_epochs} epochs",
         f"learning rate  {config.learning_rate}, {warmup}{schedule.get(config.lr_schedule, 'constant')}",
-        f"devices        {jax.device_count()} x {run.devices[0].device_kind}, activations in {config.dtype}",
+        f"devices        {jax.device_count()} x {run.devices[0].device_kind}, activations in {dtype}",
         f"a step         {_size(operations, 'FLOP')}; the run {_size(operations * run.num_steps, 'FLOP')}",
         f"time           about {duration(seconds(run))} of training here, at the rate of a short measurement",
         f"memory         on each device: state {_size(state, 'B', 1024)}, {forward}",
         "",
     ]
+
+
+def _on_dtype(run: Run) -> str:
+    """What the other type would change on a CPU."""
+    device, dtype = run.devices[0], run.config.dtype
+    if device.platform != "cpu" or (dtype == "bfloat16") == speed.bfloat16_pays(device):
+        return ""
+    return "; bfloat16 would take less time" if dtype == "float32" else ", which take no less time here than float32"
 
 
 def _size(value: float, unit: str, base: int = 1000) -> str:
