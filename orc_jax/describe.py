@@ -176,12 +176,20 @@ def _lines(run: Run) -> list[str]:
         f"steps          {run.num_steps:,} of {config.batch_size} images, {config.num_epochs} epochs",
         f"optimizer      {optim.described(config)}",
         f"learning rate  {config.learning_rate}, {schedules.described(config, run.num_steps)}",
-        f"devices        {jax.device_count()} x {run.devices[0].device_kind}, activations in {config.dtype}",
+        f"devices        {jax.device_count()} x {run.devices[0].device_kind}, activations in {config.dtype}{_on_dtype(run)}",
         f"a step         {_size(operations, 'FLOP')}; the run {_size(operations * run.num_steps, 'FLOP')}",
         f"time           about {duration(seconds(run))} of training here, at the rate of a short measurement",
         f"memory         on each device: state {_size(state, 'B', 1024)}, {forward}",
         "",
     ]
+
+
+def _on_dtype(run: Run) -> str:
+    """What the other type would change on a CPU."""
+    device, dtype = run.devices[0], run.config.dtype
+    if device.platform != "cpu" or (dtype == "bfloat16") == speed.bfloat16_pays(device):
+        return ""
+    return "; bfloat16 would take less time" if dtype == "float32" else ", which take no less time here than float32"
 
 
 def _size(value: float, unit: str, base: int = 1000) -> str:

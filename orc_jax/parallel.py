@@ -6,6 +6,7 @@ Every collective takes `axis_name=None` as well, so the same step runs unmapped,
 """
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,17 +25,26 @@ Devices = Sequence[Any]  # of `jax.Device`, which is no type for a checker
 # Options of the compiler, by platform. XLA:CPU gives most convolutions to YNNPACK, which takes up to three times as
 # long over the gradients of small images as XLA's own do; reductions it does well.
 COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
+# Those of programs that run for long. From jax 0.12 on XLA:CPU gives oneDNN the convolutions that conv.py lets it have,
+# forward and the images' gradients, which take half the time; but then a program cannot be kept on disk.
+LONG_OPTIONS = {"cpu": {"xla_cpu_experimental_onednn_custom_call": True}}
+ONEDNN = "__onednn$convolution"  # in a compiled program, where oneDNN computes a convolution
 # Those of programs that run once, such as the one that draws the initial weights: hundreds of random generators, over
 # which XLA:CPU of jax 0.12 takes minutes when it optimizes them in full. What they compute is the same, bit for bit.
 ONCE_OPTIONS = {"cpu": {"xla_backend_optimization_level": 1}}
 
 
-def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
-    """A program, compiled with the options for a platform. One that this version of XLA does not know is left out."""
-    options: dict[str, Any] = dict(COMPILER_OPTIONS.get(platform, {}))
+def compiled(lowered: jax.stages.Lowered, platform: str, *, long: bool = False) -> jax.stages.Compiled:
+    """A program, compiled with the options for a platform. One that this version of XLA does not know is left out.
+
+    `long` says that it will run for longer than it takes to compile.
+    """
+    options: dict[str, Any] = COMPILER_OPTIONS.get(platform, {}) | (LONG_OPTIONS.get(platform, {}) if long else {})
     while True:
         try:
-            return lowered.compile(compiler_options=options)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry", UserWarning)
+                return lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             unknown = re.search(r"No such compile option: '(\w+)'", str(error))
             if unknown is None or unknown[1] not in options:
@@ -46,10 +56,10 @@ class DataParallel:
     """`step(state, data, batch)` over devices: state, data and results replicated, `batch` sharded.
 
     `step` reduces or gathers everything it returns over `AXIS`. It runs on the devices of all processes; those of this
-    one are given. With `donate` the state's memory goes to the new state.
+    one are given. With `donate` the state's memory goes to the new state. `long` is as in `compiled`.
     """
 
-    def __init__(self, step: Callable, devices: Devices, *, donate: bool):
+    def __init__(self, step: Callable, devices: Devices, *, donate: bool, long: bool = False):
         self.mapped = jax.pmap(
             step,
             axis_name=AXIS,
@@ -60,7 +70,7 @@ class DataParallel:
         )
         # With several processes, a compiled `pmap` does not take what one that is called does: a process's own share.
         self._compiles = jax.process_count() == 1 and devices[0].platform in COMPILER_OPTIONS
-        self._platform = devices[0].platform
+        self._platform, self._long = devices[0].platform, long
         # XLA:CPU runs its virtual devices on one pool of threads: two steps in flight can wait for each other for ever.
         self._waits = len(devices) > 1 and devices[0].platform == "cpu"
         self._programs = {}
@@ -71,7 +81,7 @@ class DataParallel:
 
     def compile(self, *args) -> jax.stages.Compiled:
         """The program for arguments of these shapes."""
-        return compiled(self.lower(*args), self._platform)
+        return compiled(self.lower(*args), self._platform, long=self._long)
 
     def __call__(self, *args):
         if not self._compiles:

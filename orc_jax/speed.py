@@ -1,5 +1,6 @@
 """How fast a device computes the layers of a network, measured in a second or two."""
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from orc_jax import cost, parallel
-from orc_jax.models.conv import convolution_for
+from orc_jax import cost, parallel, processor
+from orc_jax.models.conv import NHWC, convolution_for
 
 # Seconds of an iteration over those of its convolutions and products at the measured rate: what normalisation,
 # activations, losses and the optimizer add. Measured on a CPU, of pools of ResNets, wide ResNets and VGGs.
@@ -32,8 +33,7 @@ def seconds_per_flop(layer: Layer, batch: int, device: Any, dtype: str) -> float
     convolution = convolution_for(device.platform)
 
     def convolve(images, kernel):
-        names = ("NHWC", "HWIO", "NHWC")
-        return convolution(images, kernel, layer.strides, layer.padding, dimension_numbers=names)
+        return convolution(images, kernel, layer.strides, layer.padding, dimension_numbers=NHWC)
 
     def loss(images, kernel):
         return jax.nn.relu(convolve(images, kernel)).astype(jnp.float32).mean()
@@ -41,13 +41,25 @@ def seconds_per_flop(layer: Layer, batch: int, device: Any, dtype: str) -> float
     args = jnp.ones((batch, *layer.image), dtype), jnp.full(layer.kernel, 0.01, dtype)
     operations = 3 * cost.flops(convolve, *args)
     args = jax.device_put(args, device)
-    program = parallel.compiled(jax.jit(jax.grad(loss, (0, 1))).lower(*args), device.platform)
+    program = parallel.compiled(jax.jit(jax.grad(loss, (0, 1))).lower(*args), device.platform, long=True)
     seconds = []
     for _ in range(REPEATS):
         start = time.perf_counter()
         jax.block_until_ready(program(*args))
         seconds.append(time.perf_counter() - start)
     return min(seconds) / operations
+
+
+def bfloat16_pays(device: Any) -> bool:
+    """Whether convolutions of bfloat16 take less time than those of float32 on a CPU: by oneDNN, where it is there."""
+    if not processor.multiplies_bfloat16():
+        return False
+    convolve = functools.partial(
+        convolution_for(device.platform), window_strides=(1, 1), padding=((1, 1), (1, 1)), dimension_numbers=NHWC
+    )
+    args = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((8, 8, 8, 16), (3, 3, 16, 16)))
+    program = parallel.compiled(jax.jit(convolve).lower(*args), device.platform, long=True)
+    return parallel.ONEDNN in (program.as_text() or "")
 
 
 def seconds(layers: Mapping[Layer, float], batch: int, device: Any, dtype: str) -> float:

@@ -34,7 +34,7 @@ from orc_jax.workdir.metrics import Row
 # Calls of the step that may be dispatched and not finished: enough to keep a device busy, few enough to leave soon when
 # asked to.
 IN_FLIGHT = 2
-MANY = 2_000_000  # images times members, from which on a run may be a long one
+MANY = 2_000_000  # images times members, from which on a run is a long one
 
 
 def train(
@@ -91,9 +91,13 @@ def train(
     console.print(f"results in {workdir}", soft_wrap=True)
 
 
+def _is_long(run: Run) -> bool:
+    return run.num_steps * run.config.batch_size * run.spec.size >= MANY
+
+
 def _long(run: Run, console: Console) -> list[str]:
     """A line on a run that takes days here."""
-    if run.num_steps * run.config.batch_size * run.spec.size < MANY:
+    if not _is_long(run):
         return []
     with doing(console, "estimating how long it takes"):
         seconds = describe.seconds(run)
@@ -123,8 +127,8 @@ def fit(
         data = feed.resident(run.dataset.train, run.devices)
         values = jax.device_put(values_of(run), run.sharding)
         one_step = make_train_step(run.setup, run.method.iterate, takes_values=bool(values))
-        train_step = parallel.DataParallel(one_step, run.devices, donate=True)
-        several_steps = parallel.DataParallel(in_turn(one_step), run.devices, donate=True)
+        train_step = parallel.DataParallel(one_step, run.devices, donate=True, long=_is_long(run))
+        several_steps = parallel.DataParallel(in_turn(one_step), run.devices, donate=True, long=_is_long(run))
         given = (data, values) if values else data
         evaluate, renew = evaluation(run), renewer(run) if run.method.held_out else None
         history = [row for row in metrics.read(workdir) if row["step"] <= step]

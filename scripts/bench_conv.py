@@ -53,7 +53,7 @@ def prepare(model: str, members: int, batch: int, image_size: int):
 
     lowered = jax.jit(step).lower(params)
     started = time.perf_counter()
-    compiled = parallel.compiled(lowered, jax.default_backend())
+    compiled = parallel.compiled(lowered, jax.default_backend(), long=True)
     seconds = time.perf_counter() - started
     jax.block_until_ready(compiled(params))
     return lambda: compiled(params), seconds

@@ -137,7 +137,9 @@ def prepare(
     state = jax.device_put(init_state(run.setup, run.method, 0), run.sharding)
     data = jax.device_put(run.dataset.train, run.sharding)
     args = state, data, parallel.shard(np.arange(batch, dtype=np.int32), num_devices)
-    mapped = parallel.DataParallel(forward_of(run) if forward_only else step_of(run, num_steps), devices, donate=False)
+    mapped = parallel.DataParallel(
+        forward_of(run) if forward_only else step_of(run, num_steps), devices, donate=False, long=True
+    )
     started = time.perf_counter()
     compiled = mapped.compile(*args)
     seconds = time.perf_counter() - started

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from orc_jax import parallel
+from orc_jax import parallel, processor
 from orc_jax.config import default
 from orc_jax.data.types import Dataset, Images
 from orc_jax.models import conv
@@ -73,6 +73,46 @@ def test_the_compiled_step_has_nothing_slow():
     assert not slow_convolutions(hlo)
     assert not transposed_chains(hlo)
     assert not given_to_ynnpack(hlo)
+
+
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+# Which convolutions of a forward pass, its images' gradient and its kernel's XLA:CPU computes itself, where it may give
+# them to oneDNN. Where the processor does not multiply bfloat16, all are computed in float32.
+OWN = {("float32", True): 1, ("float32", False): 1, ("bfloat16", False): 1, ("bfloat16", True): 0}
+
+
+@cpu_only
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("dtype, multiplies", OWN)
+def test_onednn_computes_what_xla_does(dtype, multiplies, strides, monkeypatch):
+    """Forward and both gradients, up to rounding; and what it computes once it computes again, bit for bit."""
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: multiplies)
+    jax.clear_caches()  # of traces for another processor
+    keys = jax.random.split(jax.random.key(0), 3)
+    images, kernel = jax.random.normal(keys[0], (8, 16, 16, 16)), 0.1 * jax.random.normal(keys[1], (3, 3, 16, 24))
+    cotangent = jax.random.normal(keys[2], (8, 16 // strides[0], 16 // strides[1], 24))
+    args = [x.astype(dtype) for x in (images, kernel, cotangent)]
+
+    @jax.jit
+    def passes(images, kernel, cotangent):
+        convolve = lambda x, w: conv.convolution_for("cpu")(x, w, strides, ((1, 1), (1, 1)), dimension_numbers=NUMBERS)  # noqa: E731
+        result, pull = jax.vjp(convolve, images, kernel)
+        return result, *pull(cotangent)
+
+    lowered = passes.lower(*args)
+    program = parallel.compiled(lowered, "cpu", long=True)
+    found, again, expected = program(*args), program(*args), lowered.compile()(*args)
+    tolerance = {"float32": 1e-5, "bfloat16": 1e-2}[dtype]
+    for one, two, other in zip(found, again, expected, strict=True):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_allclose(np.float32(one), np.float32(other), rtol=0, atol=tolerance * float(abs(other).max()))
+    hlo = program.as_text()
+    if parallel.ONEDNN not in hlo:
+        pytest.skip("this version of XLA has no oneDNN, or not for this processor")
+    assert hlo.count(" convolution(") == OWN[dtype, multiplies]
+    assert (
+        hlo.count(f'custom_call_target="{parallel.ONEDNN}"') == 1 + strides[0] * strides[1] + 1 - OWN[dtype, multiplies]
+    )
 
 
 @cpu_only

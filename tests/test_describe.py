@@ -58,6 +58,22 @@ def test_what_is_described_is_what_the_config_says(config, console, tmp_path, to
     assert "then constant" in described(config, tmp_path, console)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "pays", "told"),
+    [
+        ("float32", False, "in float32"),
+        ("float32", True, "in float32; bfloat16 would take less time"),
+        ("bfloat16", False, "in bfloat16, which take no less time here than float32"),
+        ("bfloat16", True, "in bfloat16"),
+    ],
+)
+def test_where_bfloat16_pays_is_said(dtype, pays, told, config, console, tmp_path, toy_set, monkeypatch):
+    config.method, config.num_networks, config.dtype = "independent", 1, dtype
+    monkeypatch.setattr(speed, "seconds_per_flop", lambda *args: 1e-9)
+    monkeypatch.setattr(speed, "bfloat16_pays", lambda device: pays)
+    assert f"activations {told}\n" in described(config, tmp_path, console)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_operations_of_a_step_are_those_of_its_trace(method, config, toy):
     """Though they are counted with networks that are traced at once."""

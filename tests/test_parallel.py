@@ -51,6 +51,17 @@ def test_several_steps_in_one_call(toy, config):
     assert_identical(together(stepper.init(), stepper.data, stacked), singles)
 
 
+def test_programs_of_long_runs(toy, config):
+    """As others up to rounding, bit for bit the same when they run again, and on several devices at once."""
+    stepper, indices = stepper_of(config, toy, 2), batches(1, 16, 90)[0]
+    step = make_train_step(stepper.run.setup, stepper.run.method.iterate)
+    long = DataParallel(step, stepper.run.devices, donate=False, long=True)
+    given = stepper.init(), stepper.data, parallel.shard(indices, 2)
+    once = long(*given)
+    assert_identical(once, long(*given))
+    assert_close(once.stacks, stepper(stepper.init(), indices).stacks)
+
+
 def test_the_unmapped_step_equals_the_mapped_one(toy, config):
     """With `axis_name=None` nothing is reduced or gathered: one device needs no pmap."""
     config.crop_padding, config.flip = 1, True

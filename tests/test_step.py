@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from orc_jax import parallel, verbs
+from orc_jax import parallel, processor, verbs
 from orc_jax.data.types import Images
 from orc_jax.evaluate import evaluator
 from orc_jax.pool import Outputs, Pool
@@ -113,9 +113,10 @@ def test_role_changes_do_not_recompile(toy, config):
     assert len(traces) == 1
 
 
-def test_bfloat16_trains_with_float32_state(toy, config):
+def test_bfloat16_trains_with_float32_state(toy, config, monkeypatch):
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: True)
     config.dtype = "bfloat16"
-    stepper = stepper_of(config, toy)
+    stepper = Stepper(build_run(config, toy))
     state = run_steps(stepper)
     program = stepper.train_step.lower(state, stepper.data, parallel.shard(batches(1, 16, 90)[0], 1)).as_text()
     convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orc_jax import training
+from orc_jax import parallel, training
 from orc_jax.data import sets
 from orc_jax.errors import UserError
 from orc_jax.testing import assert_identical, build_run
@@ -62,6 +62,30 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(finished, config, conso
     assert pivot_files and pivot_files == {p: p.stat().st_mtime_ns for p in pivot_files}
     assert_identical(final_state(workdir, toy), final_state(finished, toy))
     assert (workdir / metrics.METRICS).read_bytes() == (finished / metrics.METRICS).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_long_run_ends_as_an_uninterrupted_one(config, console, tmp_path, monkeypatch, toy):
+    """Bit for bit, though its steps may be computed by oneDNN."""
+    monkeypatch.setattr(training, "MANY", 1)
+    config.method, config.num_networks, config.assistants = "independent", 2, ""
+    asked, compiled, write = [], parallel.compiled, logs.MetricsLog.write
+    monkeypatch.setattr(
+        parallel, "compiled", lambda *args, **options: asked.append(options["long"]) or compiled(*args, **options)
+    )
+    train(config, tmp_path / "whole", console)
+    assert set(asked) == {True, False}  # the step, and the evaluation
+
+    def interrupted(log, row, timing):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+        write(log, row, timing)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(logs.MetricsLog, "write", interrupted)
+        train(config, tmp_path / "again", console)
+    train(config, tmp_path / "again", console)
+    assert_identical(*(final_state(tmp_path / name, toy).stacks for name in ("whole", "again")))
 
 
 @pytest.fixture

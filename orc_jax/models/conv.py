@@ -23,6 +23,8 @@ import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from orc_jax import processor
+
 NHWC = ("NHWC", "HWIO", "NHWC")
 Convolution = Callable[..., jax.Array]  # as `jax.lax.conv_general_dilated`
 
@@ -127,7 +129,7 @@ def _one_by_one(options: tuple[tuple[str, Any], ...], written_out: bool) -> Call
     """
 
     def plain(images, kernel):
-        return lax.conv_general_dilated(images, kernel, **dict(options))
+        return (_convolve if written_out else lax.conv_general_dilated)(images, kernel, **dict(options))
 
     @functools.cache
     def images_gradient(shape, dtype):
@@ -160,10 +162,26 @@ def _one_by_one(options: tuple[tuple[str, Any], ...], written_out: bool) -> Call
     return convolve
 
 
+def _convolve(lhs: jax.Array, rhs: jax.Array, *args: Any, **options: Any) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, computed as `_computable` says."""
+    return lax.conv_general_dilated(_computable(lhs), _computable(rhs), *args, **options).astype(lhs.dtype)
+
+
+def _computable(x: jax.Array) -> jax.Array:
+    """An operand in float32 where the processor does not multiply bfloat16.
+
+    XLA:CPU would compute in float32 there by itself, if it did not give it to oneDNN, which takes three times as long.
+    """
+    return x.astype(jnp.float32) if x.dtype == jnp.bfloat16 and not processor.multiplies_bfloat16() else x
+
+
 def _canonical_images_gradient(
     images_shape: tuple[int, ...], options: dict[str, Any], g: jax.Array, kernel: jax.Array
 ) -> jax.Array:
-    """The gradient of the images, as a convolution of the cotangent with the flipped kernel.
+    """The gradient of the images, as convolutions of the cotangent with the flipped kernel.
+
+    With strides there is one for each remainder of rows and of columns, of the kernel's positions that reach these; a
+    single one of the dilated cotangent would multiply zeros for the most.
 
     Args:
         images_shape: `[batch, height, width, channels]`.
@@ -172,20 +190,35 @@ def _canonical_images_gradient(
         kernel: `[height, width, channels, features]`.
     """
     strides = options["window_strides"]
-    padding = []
-    for i, (low, _) in enumerate(options["padding"]):
-        low = kernel.shape[i] - 1 - low
-        dilated = (g.shape[1 + i] - 1) * strides[i] + 1
-        padding.append((low, images_shape[1 + i] + kernel.shape[i] - 1 - dilated - low))
-    return lax.conv_general_dilated(
-        g,
-        kernel[::-1, ::-1].swapaxes(2, 3),
-        (1, 1),
-        padding,
-        lhs_dilation=strides,
-        dimension_numbers=NHWC,
-        precision=options["precision"],
-    )
+    # of every stride-th row from each first on: how many, the kernel's rows that reach them, the cotangent's padding
+    parts = [[], []]
+    for axis, stride in enumerate(strides):
+        count, low = -(-images_shape[1 + axis] // stride), options["padding"][axis][0]
+        for first in range(stride):
+            before, remainder = divmod(first + low, stride)
+            reaching = len(range(remainder, kernel.shape[axis], stride))
+            left = reaching - 1 - before
+            right = count + reaching - 1 - g.shape[1 + axis] - left
+            parts[axis].append((count, slice(remainder, None, stride), (left, right)))
+
+    def part(height, rows, row_padding, width, columns, column_padding):
+        reaching = kernel[rows, columns]
+        if not reaching.size:
+            return jnp.zeros((g.shape[0], height, width, kernel.shape[2]), g.dtype)
+        return _convolve(
+            g,
+            reaching[::-1, ::-1].swapaxes(2, 3),
+            (1, 1),
+            (row_padding, column_padding),
+            dimension_numbers=NHWC,
+            precision=options["precision"],
+        )
+
+    gradients = [[part(*rows, *columns) for columns in parts[1]] for rows in parts[0]]
+    if strides == (1, 1):
+        return gradients[0][0]
+    joined = jnp.stack([jnp.stack(of_rows, 3) for of_rows in gradients], 2)
+    return lax.collapse(lax.collapse(joined, 3, 5), 1, 3)[:, : images_shape[1], : images_shape[2]]
 
 
 def _canonical_kernel_gradient(
@@ -206,18 +239,21 @@ def _canonical_kernel_gradient(
         unused = images.shape[1 + i] + low + high - kernel_shape[i] - (g.shape[1 + i] - 1) * strides[i]
         padding.append((low, high - unused))
 
+    # oneDNN takes up to twice as long over it as XLA's own in float32, and leaves one with a reversed operand to it.
+    order = slice(None, None, -1 if _computable(g).dtype == jnp.float32 else None)
+
     @jax.jit
     def kernel_gradient(g, images):
-        gradient = lax.conv_general_dilated(
+        gradient = _convolve(
             images.transpose(3, 1, 2, 0),
-            g.transpose(1, 2, 0, 3),
+            _computable(g.transpose(1, 2, 0, 3))[..., order],
             (1, 1),
             padding,
             rhs_dilation=strides,
             dimension_numbers=NHWC,
             precision=options["precision"],
         )
-        return gradient.transpose(1, 2, 0, 3)
+        return gradient.transpose(1, 2, 0, 3)[..., order]
 
     # XLA would fuse whatever made the operands, normalisation and ReLU, into the transpositions, where it runs once
     # more, with strided reads: for a pool of five ResNet-20s that was two fifths of the time. As a function of its own
