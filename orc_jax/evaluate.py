@@ -119,7 +119,8 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
             f"{first} ... If theirs is another, import them again with --class_names"
         )
     with doing(console, "reading the checkpoint"):
-        trained = checkpoint.restore_networks(workdir, there, which, run.sharding, resolved.plugins, heads(run))
+        own, ema = resolved.plugins, config.eval_ema
+        trained = checkpoint.restore_networks(workdir, there, which, run.sharding, own, heads(run), ema=ema)
     split, *_ = eval_splits(config)
     result = {"step": trained.step, "dataset": config.dataset, "split": split}
     with doing(console, "evaluating"):

@@ -11,7 +11,7 @@ from orc_jax import hosts
 from orc_jax.errors import UserError
 from orc_jax.pool import Pool, StackState
 from orc_jax.run import Run, build
-from orc_jax.step import init_state
+from orc_jax.step import init_averages, init_state
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.files import locked
 
@@ -84,7 +84,7 @@ def find_members(run: Run, source: Path, members: Sequence[int], field: str = ""
 
 
 def load_members(run: Run, source: Path, members: Sequence[int], field: str = "") -> dict[int, StackState]:
-    """The weights of `members` of `run`, from the latest checkpoint of the run in `source`.
+    """The weights of `members` of `run`, from the latest checkpoint of the run in `source`: those that it evaluates.
 
     Raises:
         UserError: as `find_members`, and if the checkpoint cannot be read.
@@ -124,7 +124,7 @@ def _start(run: Run, workdir: Path, warn: Callable[[str], None]) -> None:
         trained = load_members(run, workdir, range(run.spec.size), field=f"--workdir={str(workdir)!r}")
         state = init_state(run.setup, run.method, run.config.seed)
         pool = Pool(spec=run.spec, stacks=state.stacks).with_weights(trained)
-        state = state.replace(stacks=pool.stacks)
+        state = state.replace(stacks=pool.stacks, averages=init_averages(run.setup, pool.stacks))
         shutil.rmtree(new, ignore_errors=True)
         record.write(new, here)
         with checkpoint.open_manager(new, create=True) as manager:

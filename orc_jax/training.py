@@ -25,7 +25,7 @@ from orc_jax.evaluate import evaluation, renewer
 from orc_jax.pool import Pool, StackState
 from orc_jax.preemption import Stop, watched
 from orc_jax.run import Run, abstract_state, build, values_of
-from orc_jax.step import TrainState, find_diverged, in_turn, init_state, make_train_step, reset_totals
+from orc_jax.step import TrainState, find_diverged, in_turn, init_averages, init_state, make_train_step, reset_totals
 from orc_jax.terminal import Bar, Part, doing
 from orc_jax.workdir import checkpoint, logs, metrics, record
 from orc_jax.workdir.files import locked
@@ -156,7 +156,8 @@ def fit(
                         state = reset_totals(state)
                         if epoch % config.eval_every_epochs == 0 or epoch == config.num_epochs:
                             with bar.doing("evaluating"):
-                                result, columns = evaluate(state.stacks, history, epoch == config.num_epochs)
+                                looked_at = state.stacks | (state.averages if config.eval_ema else {})
+                                result, columns = evaluate(looked_at, history, epoch == config.num_epochs)
                             row |= columns
                         # The row goes before the checkpoint: one too many is dropped on resuming, one too few is lost.
                         log.write(row, timing)
@@ -198,7 +199,8 @@ def _restore_or_init(
     )
     state = init(run.config.seed)
     pool = Pool(spec=run.spec, stacks=state.stacks).with_weights(trained)
-    return jax.device_put(state.replace(stacks=pool.stacks), run.sharding)
+    state = state.replace(stacks=pool.stacks, averages=init_averages(run.setup, pool.stacks))
+    return jax.device_put(state, run.sharding)
 
 
 class _Saves:
