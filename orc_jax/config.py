@@ -93,6 +93,7 @@ def default() -> ConfigDict:
     # What is kept and shown.
     config.eval_batch_size = 512  # rounded up to a multiple of the devices
     config.eval_every_epochs = 1  # evaluate and save a checkpoint
+    config.patience = 0  # stop after so many epochs without a better top-1 of the target student; 0 never stops
     config.eval_ema = False  # evaluate the members' averages, which then select the best checkpoint, and are exported
     config.checkpoint_every_steps = 0  # more checkpoints, within epochs; 0 is none
     config.log_to = "tensorboard"  # "tensorboard", "wandb" (if it is installed), both with a comma, or ""
@@ -288,7 +289,7 @@ CHOICES = {
     "on_divergence": ("stop", "isolate"),
 }
 POSITIVE = ("batch_size", "num_epochs", "eval_batch_size", "eval_every_epochs", "log_every_steps", "steps_per_call")
-NOT_NEGATIVE = ("pretrain_epochs", "crop_padding", "examples_per_class", "checkpoint_every_steps")
+NOT_NEGATIVE = ("pretrain_epochs", "crop_padding", "examples_per_class", "checkpoint_every_steps", "patience")
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -298,6 +299,8 @@ def _check_values(config: ConfigDict) -> None:
     for field, value in flat(config.to_dict()).items():
         if isinstance(value, float):
             require(f"config.{field}", value, math.isfinite(value), "a finite number")
+        if field.endswith("temperature"):  # its square is a factor of losses in float32
+            require(f"config.{field}", value, value <= 1e6, "at most 1000000")
     for field in POSITIVE:
         require(f"config.{field}", config[field], config[field] > 0, "greater than 0")
     for field in NOT_NEGATIVE:

@@ -109,7 +109,8 @@ def fit(
     with doing(console, f"{title}: restoring or making the state"):
         state = _restore_or_init(run, workdir, trained, console, title)
         step = int(state.step)
-    if step >= run.num_steps:
+    history, target = [row for row in metrics.read(workdir) if row["step"] <= step], run.spec.member_names[-1]
+    if step >= run.num_steps or metrics.stalled(history, target, config.patience):
         return
     if jax.process_count() == 1 and stop.signal is not None:  # asked while no step was under way: nothing is lost
         stop.leave(title, step, run.num_steps)
@@ -122,7 +123,6 @@ def fit(
         several_steps = parallel.DataParallel(in_turn(one_step), run.devices, donate=True)
         given = (data, values) if values else data
         evaluate, renew = evaluation(run), renewer(run) if run.method.held_out else None
-        history = [row for row in metrics.read(workdir) if row["step"] <= step]
         log = logs.MetricsLog(workdir, step, config)
         if step == 0:
             samples.show(run, log)
@@ -157,7 +157,7 @@ def fit(
                         if epoch % config.eval_every_epochs == 0 or epoch == config.num_epochs:
                             with bar.doing("evaluating"):
                                 looked_at = state.stacks | (state.averages if config.eval_ema else {})
-                                result, columns = evaluate(looked_at, history, epoch == config.num_epochs)
+                                result, columns = evaluate(looked_at, history, epoch)
                             row |= columns
                         # The row goes before the checkpoint: one too many is dropped on resuming, one too few is lost.
                         log.write(row, timing)
@@ -170,6 +170,12 @@ def fit(
                         saves.leave(stop, title, step)
                     if step == end:
                         meter.restart()
+                if metrics.stalled(history, target, config.patience):
+                    console.print(
+                        f"{title}: ended by config.patience={config.patience}, with no better epoch since the best",
+                        highlight=False,
+                    )
+                    break
         with doing(console, "writing the checkpoint"):
             checkpoint.finish(manager)
         log.close()
