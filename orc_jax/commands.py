@@ -174,6 +174,8 @@ def add_member_arguments(parser: argparse.ArgumentParser, more: str = "") -> Non
     parser.add_argument("--workdir", type=path, required=True, help="of a run that was trained, or imported weights")
     help = f"a number, a name in the logs (0_resnet56), a role, a part that only one has, or best{more}"
     parser.add_argument("--member", default="target", help=f"{help}; default: target")
+    help = "its averages, which the run keeps with config.ema_decay, or not; default: as the run evaluates (eval_ema)"
+    parser.add_argument("--ema", action=argparse.BooleanOptionalAction, default=None, help=help)
     add_run_arguments(parser)
 
 

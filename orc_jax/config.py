@@ -84,6 +84,7 @@ def default() -> ConfigDict:
     config.weight_decay_on = "all"  # or "kernels": not on norms, biases, position embeddings
     config.clip_norm = 0.0  # the largest global norm of each member's gradient; 0 is any
     config.accumulate_steps = 1  # a member is updated by the mean of so many gradients
+    config.ema_decay = 0.0  # of exponential moving averages of the members' weights; 0 keeps none
     config.dtype = "float32"  # of activations: "float32" or "bfloat16"; parameters and losses stay float32
     config.batch_norm = "global"  # statistics of the global batch, or "local": of each device's share of it
     config.remat = False  # repeat forward passes in the backward pass instead of keeping them: a fraction of the memory
@@ -92,6 +93,8 @@ def default() -> ConfigDict:
     # What is kept and shown.
     config.eval_batch_size = 512  # rounded up to a multiple of the devices
     config.eval_every_epochs = 1  # evaluate and save a checkpoint
+    config.patience = 0  # stop after so many epochs without a better top-1 of the target student; 0 never stops
+    config.eval_ema = False  # evaluate the members' averages, which then select the best checkpoint, and are exported
     config.checkpoint_every_steps = 0  # more checkpoints, within epochs; 0 is none
     config.log_to = "tensorboard"  # "tensorboard", "wandb" (if it is installed), both with a comma, or ""
     config.steps_per_call = 1  # steps in one call of the program: fewer calls, for accelerators that wait for them
@@ -286,7 +289,7 @@ CHOICES = {
     "on_divergence": ("stop", "isolate"),
 }
 POSITIVE = ("batch_size", "num_epochs", "eval_batch_size", "eval_every_epochs", "log_every_steps", "steps_per_call")
-NOT_NEGATIVE = ("pretrain_epochs", "crop_padding", "examples_per_class", "checkpoint_every_steps")
+NOT_NEGATIVE = ("pretrain_epochs", "crop_padding", "examples_per_class", "checkpoint_every_steps", "patience")
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -297,6 +300,8 @@ def _check_values(config: ConfigDict) -> None:
     for field, value in flat(config.to_dict()).items():
         if isinstance(value, float):
             require(f"config.{field}", value, math.isfinite(value), "a finite number")
+        if field.endswith("temperature"):  # its square is a factor of losses in float32
+            require(f"config.{field}", value, value <= 1e6, "at most 1000000")
     for field in POSITIVE:
         require(f"config.{field}", config[field], config[field] > 0, "greater than 0")
     for field in NOT_NEGATIVE:

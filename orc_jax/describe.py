@@ -14,7 +14,8 @@ from rich.console import Console
 from orc_jax import cost, display, optim, pretrained, schedules, speed
 from orc_jax.config import Resolved
 from orc_jax.data import sets
-from orc_jax.data.types import Images
+from orc_jax.data.splits import eval_splits
+from orc_jax.data.types import Images, size
 from orc_jax.models.network import Network, weight_shapes
 from orc_jax.run import Run, abstract_state, build
 from orc_jax.speed import Layer
@@ -176,7 +177,9 @@ def _lines(run: Run) -> list[str]:
         f"steps          {run.num_steps:,} of {config.batch_size} images, {config.num_epochs} epochs",
         f"optimizer      {optim.described(config)}",
         f"learning rate  {config.learning_rate}, {schedules.described(config, run.num_steps)}",
-        f"devices        {jax.device_count()} x {run.devices[0].device_kind}, activations in {config.dtype}{_on_dtype(run)}",
+        f"evaluation     {_evaluation(run)}",
+        f"devices        {jax.device_count()} x {run.devices[0].device_kind}",
+        f"activations    {config.dtype}{_on_dtype(run)}",
         f"a step         {_size(operations, 'FLOP')}; the run {_size(operations * run.num_steps, 'FLOP')}",
         f"time           about {duration(seconds(run))} of training here, at the rate of a short measurement",
         f"memory         on each device: state {_size(state, 'B', 1024)}, {forward}",
@@ -190,6 +193,13 @@ def _on_dtype(run: Run) -> str:
     if device.platform != "cpu" or (dtype == "bfloat16") == speed.bfloat16_pays(device):
         return ""
     return "; bfloat16 would take less time" if dtype == "float32" else ", which take no less time here than float32"
+
+
+def _evaluation(run: Run) -> str:
+    first, patience = eval_splits(run.config)[0], run.config.patience
+    others = [f", and on {name}, {size(examples):,} images" for name, examples in run.dataset.others]
+    ends = f"; config.patience={patience} may end the run early" if patience else ""
+    return f"on {first}, {size(run.dataset.test):,} images, selects the best checkpoint{''.join(others)}{ends}"
 
 
 def _size(value: float, unit: str, base: int = 1000) -> str:

@@ -58,8 +58,8 @@ def evaluator(run: Run, examples: Images | Records | None = None) -> Callable[[S
     return evaluate
 
 
-def evaluation(run: Run) -> Callable[[Stacks, list[Row], bool], tuple[dict[str, Any], Row]]:
-    """A function that evaluates stacks: (stacks, rows so far, whether it is the last time) -> result, columns of a row.
+def evaluation(run: Run) -> Callable[[Stacks, list[Row], int], tuple[dict[str, Any], Row]]:
+    """A function that evaluates stacks: (stacks, rows so far, epoch) -> result, columns of a row.
 
     The result is that of the split which selects the best checkpoint. Other splits have columns where the target
     student is the best so far, and the last time.
@@ -67,10 +67,11 @@ def evaluation(run: Run) -> Callable[[Stacks, list[Row], bool], tuple[dict[str, 
     first, target = evaluator(run), run.spec.member_names[-1]
     others = {name: evaluator(run, examples) for name, examples in run.dataset.others}
 
-    def evaluate(stacks: Stacks, history: list[Row], last: bool) -> tuple[dict[str, Any], Row]:
+    def evaluate(stacks: Stacks, history: list[Row], epoch: int) -> tuple[dict[str, Any], Row]:
         result = first(stacks)
         columns = metrics.of_evaluation(result)
-        if last or metrics.is_best(history, result, target):
+        stops = metrics.stalled([*history, {"epoch": epoch} | columns], target, run.config.patience)
+        if stops or epoch == run.config.num_epochs or metrics.is_best(history, result, target):
             for name, other in others.items():
                 columns |= metrics.of_evaluation(other(stacks), name)
         return result, columns
@@ -115,7 +116,8 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
     if note := record.assumed_order(there, dataset.class_names):
         terminal.warner(console)(note)
     with doing(console, "reading the checkpoint"):
-        trained = checkpoint.restore_networks(workdir, there, which, run.sharding, resolved.plugins, heads(run))
+        own, ema = resolved.plugins, config.eval_ema
+        trained = checkpoint.restore_networks(workdir, there, which, run.sharding, own, heads(run), ema=ema)
     split, *_ = eval_splits(config)
     result = {"step": trained.step, "dataset": config.dataset, "split": split}
     with doing(console, "evaluating"):

@@ -178,7 +178,12 @@ class TrainedNetwork:
 
 
 def load(
-    workdir: str | Path, member: str = "target", checkpoint: str = "latest", *, own: Sequence[str] = ()
+    workdir: str | Path,
+    member: str = "target",
+    checkpoint: str = "latest",
+    *,
+    own: Sequence[str] = (),
+    ema: bool | None = None,
 ) -> TrainedNetwork:
     """A network of the run in `workdir`, which a command or `train` has made, or of imported weights.
 
@@ -188,12 +193,13 @@ def load(
             name in the logs, a role, or a part of these that only one has.
         checkpoint: "latest", "best" (for the target student) or a step.
         own: what the run names of modules of one's own and may import: "my_module:MyNet".
+        ema: take its averages, which the run keeps with `config.ema_decay`, or not; None is as the run evaluates.
 
     Raises:
-        UserError: if there is no run, member or checkpoint like that, or it cannot be read.
+        UserError: if there is no run, member, checkpoint or average like that, or it cannot be read.
     """
     with _storage_is_quiet():
-        found = load_member(places.place("workdir", workdir), member, checkpoint, own)
+        found = load_member(places.place("workdir", workdir), member, checkpoint, own, ema)
     weights = jax.device_put(found.weights)
     module = network_of(found).module(*weights)
     return TrainedNetwork(found, module, functools.partial(jax.jit(classifier(found)), weights))

@@ -14,7 +14,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from orc_jax.errors import require, require_choice
+from orc_jax.errors import UserError, require, require_choice
 from orc_jax.models.network import Params
 
 Mask = Callable[[Params], dict[str, bool]] | None  # which parameters of a member decay; None: all
@@ -173,6 +173,12 @@ def check(config: ConfigDict) -> None:
     for field in ("momentum", "weight_decay", "clip_norm"):
         require(f"config.{field}", config[field], config[field] >= 0, "at least 0")
     require("config.accumulate_steps", config.accumulate_steps, config.accumulate_steps >= 1, "at least 1")
+    require("config.ema_decay", config.ema_decay, 0 <= config.ema_decay < 1, "in [0, 1)")
+    if config.eval_ema and not config.ema_decay:
+        raise UserError(
+            "config.eval_ema=True: with config.ema_decay=0.0 no averages are kept; accepted is False, or an ema_decay, "
+            "such as 0.999"
+        )
     require("config.layer_decay", config.layer_decay, 0 < config.layer_decay <= 1, "in (0, 1]")
 
 
@@ -194,6 +200,8 @@ def described(config: ConfigDict) -> str:
         *([f"gradients of norm {config.clip_norm:g} at most"] if config.clip_norm else []),
         *([f"an update for every {config.accumulate_steps} steps"] if config.accumulate_steps > 1 else []),
         *([f"rates of layers times {config.layer_decay:g} towards the images"] if config.layer_decay < 1 else []),
+        *([f"averages of decay {config.ema_decay:g}"] if config.ema_decay else []),
+        *(["which are evaluated"] if config.eval_ema else []),
     ]
     return ", ".join(parts)
 

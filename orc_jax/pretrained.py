@@ -12,7 +12,7 @@ from orc_jax.errors import UserError
 from orc_jax.models.network import class_axes, with_outputs
 from orc_jax.pool import Pool, StackState
 from orc_jax.run import Run, build
-from orc_jax.step import init_state
+from orc_jax.step import init_averages, init_state
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.files import locked
 from orc_jax.workdir.record import Record
@@ -103,7 +103,7 @@ def notes(run: Run, sources: Sequence[Source]) -> list[str]:
 
 
 def load_members(run: Run, source: Path, members: Sequence[int], field: str = "") -> dict[int, StackState]:
-    """The weights of `members` of `run`, from the latest checkpoint of the run in `source`.
+    """The weights of `members` of `run`, from the latest checkpoint of the run in `source`: those that it evaluates.
 
     Their outputs are in the order of the classes here, also if the classes there are the same in another.
 
@@ -156,7 +156,7 @@ def _start(run: Run, workdir: Path, warn: Callable[[str], None]) -> None:
         trained = load_members(run, workdir, range(run.spec.size), field=f"--workdir={str(workdir)!r}")
         state = init_state(run.setup, run.method, run.config.seed)
         pool = Pool(spec=run.spec, stacks=state.stacks).with_weights(trained)
-        state = state.replace(stacks=pool.stacks)
+        state = state.replace(stacks=pool.stacks, averages=init_averages(run.setup, pool.stacks))
         shutil.rmtree(new, ignore_errors=True)
         record.write(new, here)
         with checkpoint.open_manager(new, create=True) as manager:

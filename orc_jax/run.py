@@ -110,6 +110,7 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         else None,
         optimizers=_optimizers(resolved, spec, dataset.image_shape),
         clip_norm=config.clip_norm,
+        ema_decay=config.ema_decay,
     )
     return Run(resolved, dataset, devices, setup)
 

@@ -16,7 +16,8 @@ from orc_jax import pool as pools
 from orc_jax.data.augment import normalize
 from orc_jax.data.types import Batch, Images
 from orc_jax.methods.base import Method
-from orc_jax.pool import Outputs, Pool, PoolSpec, Stacks
+from orc_jax.pool import Outputs, Pool, PoolSpec, Stacks, StackState
+from orc_jax.roles import gate
 from orc_jax.verbs import Context, Setup, new_stack, predict
 
 
@@ -29,6 +30,7 @@ class TrainState(struct.PyTreeNode):
     totals: dict[str, jax.Array]  # metric -> sum over the iterations since the last report, [members]
     iterations: jax.Array  # how many these are, float32 []
     diverged_at: jax.Array  # the first step with a loss that is not finite, counted from 1; 0 is none; int32 [members]
+    averages: Stacks = struct.field(default_factory=dict)  # of the members, if the run keeps any; without optimizers
 
 
 def init_stacks(setup: Setup, method: Method, seed: int | jax.Array) -> Stacks:
@@ -39,13 +41,37 @@ def init_stacks(setup: Setup, method: Method, seed: int | jax.Array) -> Stacks:
     return method.start(setup, Pool(spec=setup.spec, stacks=stacks), rngs.stream_key(seed, "heads")).stacks
 
 
+def init_averages(setup: Setup, stacks: Stacks) -> Stacks:
+    """The averages of members that nothing was learnt by yet: what they are now, if the run keeps any."""
+    names = [stack.name for stack in setup.spec.stacks] if setup.ema_decay else []
+    return {name: jax.tree.map(jnp.copy, stacks[name].replace(opt_state=())) for name in names}
+
+
+def move_averages(decay: float, step: jax.Array, averages: Stacks, old: Stacks, new: Stacks) -> Stacks:
+    """The averages after a step from `old` to `new`: of parameters, and of the statistics that go with them.
+
+    The decay at step i is the lesser of `decay` and `1 - 1 / (i + 1)`, so that they forget where the members started. A
+    member whose parameters are what they were has paused, or waits for its update: its average stays, bit for bit.
+    """
+
+    def moved(average: StackState, old: StackState, new: StackState) -> StackState:
+        share = 1.0 - jnp.minimum(1.0 - 1.0 / (step + 1.0), decay)
+        changes = [(old.params[name] != x).any(range(1, x.ndim)) for name, x in new.params.items()]
+        nearer = jax.tree.map(lambda x, y: x + share * (y - x), average, new.replace(opt_state=()))
+        return gate(jnp.stack(changes).any(0), nearer, average)
+
+    return {name: moved(average, old[name], new[name]) for name, average in averages.items()}
+
+
 def init_state(setup: Setup, method: Method, seed: int | jax.Array) -> TrainState:
     """The state before the first step."""
+    stacks = init_stacks(setup, method, seed)
     return reset_totals(
         TrainState(
             step=jnp.zeros((), jnp.int32),
             seed=jnp.asarray(seed, jnp.uint32),
-            stacks=init_stacks(setup, method, seed),
+            stacks=stacks,
+            averages=init_averages(setup, stacks),
             totals={name: jnp.zeros(setup.spec.size) for name in method.metrics},
             iterations=jnp.zeros(()),
             diverged_at=jnp.zeros(setup.spec.size, jnp.int32),
@@ -100,7 +126,9 @@ def make_train_step(
         images = augment(setup, state.seed, state.step, examples)
         context = Context(now, state.step, rngs.stream_key(state.seed, "method", state.step), values)
         pool, metrics = iterate(context, Pool(spec=setup.spec, stacks=state.stacks), Images(images, examples.labels))
+        averages = move_averages(setup.ema_decay, state.step, state.averages, state.stacks, pool.stacks)
         state = state.replace(
+            averages=averages,
             step=state.step + 1,
             stacks=pool.stacks,
             totals={name: total + metrics[name] for name, total in state.totals.items()},

@@ -25,7 +25,7 @@ from orc_jax.evaluate import evaluation, renewer
 from orc_jax.pool import Pool, StackState
 from orc_jax.preemption import Stop, watched
 from orc_jax.run import Run, abstract_state, build, values_of
-from orc_jax.step import TrainState, find_diverged, in_turn, init_state, make_train_step, reset_totals
+from orc_jax.step import TrainState, find_diverged, in_turn, init_averages, init_state, make_train_step, reset_totals
 from orc_jax.terminal import Bar, Part, doing
 from orc_jax.workdir import checkpoint, logs, metrics, record
 from orc_jax.workdir.files import locked
@@ -118,7 +118,8 @@ def fit(
     with doing(console, f"{title}: restoring or making the state"):
         state = _restore_or_init(run, workdir, trained, console, title)
         step = int(state.step)
-    if step >= run.num_steps:
+    history, target = [row for row in metrics.read(workdir) if row["step"] <= step], run.spec.member_names[-1]
+    if step >= run.num_steps or metrics.stalled(history, target, config.patience):
         return
     if jax.process_count() == 1 and stop.signal is not None:  # asked while no step was under way: nothing is lost
         stop.leave(title, step, run.num_steps)
@@ -131,7 +132,6 @@ def fit(
         several_steps = parallel.DataParallel(in_turn(one_step), run.devices, donate=True, long=_is_long(run))
         given = (data, values) if values else data
         evaluate, renew = evaluation(run), renewer(run) if run.method.held_out else None
-        history = [row for row in metrics.read(workdir) if row["step"] <= step]
         log = logs.MetricsLog(workdir, step, config)
         if step == 0:
             samples.show(run, log)
@@ -165,7 +165,8 @@ def fit(
                         state = reset_totals(state)
                         if epoch % config.eval_every_epochs == 0 or epoch == config.num_epochs:
                             with bar.doing("evaluating"):
-                                result, columns = evaluate(state.stacks, history, epoch == config.num_epochs)
+                                looked_at = state.stacks | (state.averages if config.eval_ema else {})
+                                result, columns = evaluate(looked_at, history, epoch)
                             row |= columns
                         # The row goes before the checkpoint: one too many is dropped on resuming, one too few is lost.
                         log.write(row, timing)
@@ -178,6 +179,12 @@ def fit(
                         saves.leave(stop, title, step)
                     if step == end:
                         meter.restart()
+                if metrics.stalled(history, target, config.patience):
+                    console.print(
+                        f"{title}: ended by config.patience={config.patience}, with no better epoch since the best",
+                        highlight=False,
+                    )
+                    break
         with doing(console, "writing the checkpoint"):
             checkpoint.finish(manager)
         log.close()
@@ -207,7 +214,8 @@ def _restore_or_init(
     )
     state = init(run.config.seed)
     pool = Pool(spec=run.spec, stacks=state.stacks).with_weights(trained)
-    return jax.device_put(state.replace(stacks=pool.stacks), run.sharding)
+    state = state.replace(stacks=pool.stacks, averages=init_averages(run.setup, pool.stacks))
+    return jax.device_put(state, run.sharding)
 
 
 class _Saves:

@@ -40,6 +40,7 @@ class Setup(NamedTuple):
     # By architecture, where it is another.
     optimizers: Mapping[str, optax.GradientTransformation] = MappingProxyType({})
     clip_norm: float = 0.0  # the largest norm of a member's gradient; 0 is any
+    ema_decay: float = 0.0  # of the members' averages; 0 is none
 
     def optimizer_of(self, stack: str) -> optax.GradientTransformation:
         """That of a stack, or of a head."""

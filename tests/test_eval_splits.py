@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from orc_jax.compare.runs import Planned, result_of
+from orc_jax.compare.runs import Planned, is_finished, result_of
 from orc_jax.config import resolve
 from orc_jax.data import sets
 from orc_jax.report import collect, sections, story
@@ -63,6 +63,25 @@ def test_a_run_that_goes_on_tells_the_same(run, workdir, tmp_path, console):
     shutil.rmtree(steps[-1])
     train(resolve(run), other, console)
     assert metrics.read(other) == rows
+
+
+def test_a_run_ends_when_it_gets_no_better(run, workdir, tmp_path, console):
+    """Others are told where it ends; the same command adds nothing, and one without patience goes on."""
+    rows, other = metrics.read(workdir), tmp_path / "run"
+    run.patience = 1
+    ends = next(n for n in range(2, EPOCHS) if metrics.stalled(rows[:n], "0_tiny_b", 1))
+    for _ in range(2):
+        train(resolve(run), other, console)
+        early = metrics.read(other)
+        assert [row["epoch"] for row in early] == list(range(1, ends + 1)) and columns(early[-1], "test")
+        assert is_finished(resolve(run), other)
+    assert "independent: ended by config.patience=1, with no better epoch since the best" in printed(console)
+    logged = collect.read(other, "run")
+    assert "It ended there by config.patience=1: no epoch since its best one was better." in story.in_words(logged, [])
+    run.patience = 0
+    assert not is_finished(resolve(run), other)
+    train(resolve(run), other, console)
+    assert metrics.read(other)[ends:] == rows[ends:]
 
 
 def test_where_it_is_told(run, workdir, console):

@@ -111,9 +111,10 @@ def jobs(planned: Planned) -> list[tuple[Resolved, Path]]:
 
 
 def is_finished(run: Resolved, folder: Path) -> bool:
-    """Whether a run has come to its last epoch."""
-    rows = metrics.read(folder)
-    return bool(rows) and rows[-1]["epoch"] == run.config.num_epochs and record.read(folder) is not None
+    """Whether a run has come to its last epoch, or has ended before for want of a better one."""
+    rows, target = metrics.read(folder), names_of(run.architectures)[-1]
+    ended = metrics.stalled(rows, target, run.config.patience)
+    return bool(rows) and (ended or rows[-1]["epoch"] == run.config.num_epochs) and record.read(folder) is not None
 
 
 def entry(planned: Planned, out: Path) -> Compared:

@@ -21,7 +21,9 @@ from orc_jax.workdir.record import Record
 ENSEMBLE = "ensemble"
 
 
-def load_ensemble(workdir: Path, which_checkpoint: str, own: Sequence[str] = ()) -> Callable[[np.ndarray], jax.Array]:
+def load_ensemble(
+    workdir: Path, which_checkpoint: str, own: Sequence[str] = (), ema: bool | None = None
+) -> Callable[[np.ndarray], jax.Array]:
     """A function: uint8 images `[batch, height, width, channels]` -> float32 probabilities `[batch, classes]`.
 
     They are the method's own ensemble's, or the mean of the members'. Arguments are as those of `load_member`.
@@ -33,7 +35,7 @@ def load_ensemble(workdir: Path, which_checkpoint: str, own: Sequence[str] = ())
     there = record.require(workdir)
     run = _run(there, own)
     trained = checkpoint.restore_networks(
-        workdir, there, which_checkpoint, run.sharding, run.resolved.plugins, heads(run)
+        workdir, there, which_checkpoint, run.sharding, run.resolved.plugins, heads(run), ema=ema
     )
     for i, name in enumerate(run.spec.member_names):
         state = trained.pool.member(i)

@@ -45,6 +45,7 @@ def describe(member: Member, taken: dict[str, Any]) -> dict[str, Any]:
         "architecture": member.architecture,
         "member": member.name,
         "step": member.step,
+        "ema": member.ema,
         "num_classes": member.num_classes,
         "class_names": list(member.class_names),
         "input": taken | {"height": height, "width": width, "channels": channels, "colors": colors},
@@ -111,7 +112,13 @@ FORMATS: dict[str, tuple[Callable[[Member, dict[str, Any]], bytes], dict[str, An
 
 
 def export_member(
-    workdir: Path, which_member: str, which_checkpoint: str, format: str, out: Path, own: Sequence[str] = ()
+    workdir: Path,
+    which_member: str,
+    which_checkpoint: str,
+    format: str,
+    out: Path,
+    own: Sequence[str] = (),
+    ema: bool | None = None,
 ) -> dict[str, Any]:
     """Writes a member of a run (see `load_member`) to `out`, and its description to `out` with `.json` appended.
 
@@ -129,7 +136,7 @@ def export_member(
                 raise UserError(f"--out={out}: {path} exists; nothing is overwritten")
         if not out.parent.is_dir():
             raise UserError(f"--out={out}: there is no folder {out.parent}")
-    member = load_member(workdir, which_member, which_checkpoint, own)
+    member = load_member(workdir, which_member, which_checkpoint, own, ema)
     write, taken = FORMATS[format]
     description = describe(member, taken)
     # the description last: where it is, the file is whole
@@ -152,8 +159,9 @@ def main() -> None:
     args = parser.parse_args()
     commands.keep_programs(str(cache.folder()))
     with doing(make_console(), f"writing {args.out}"), commands.reported():
-        written = export_member(args.workdir, args.member, args.checkpoint, args.format, args.out, args.own)
+        written = export_member(args.workdir, args.member, args.checkpoint, args.format, args.out, args.own, args.ema)
+    averages = ", its averages," if written["ema"] else ""
     print(
-        f"{written['member']} of step {written['step']}, {written['num_classes']} classes: {args.out}, "
+        f"{written['member']}{averages} of step {written['step']}, {written['num_classes']} classes: {args.out}, "
         f"described in {args.out}.json"
     )

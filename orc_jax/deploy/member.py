@@ -40,6 +40,7 @@ class Member(NamedTuple):
     std: tuple[float, ...]
     crop: float | None  # share of an image's short side that evaluation keeps; None: the whole image, resized
     pixel_range: tuple[float, ...] = ()  # black and white of images of more than 8 bits; (): that of their mode
+    ema: bool = False  # whether the weights are the member's averages
 
     def image(self, data: bytes) -> np.ndarray:
         """An encoded image as evaluation sees it: uint8 of `image_shape`.
@@ -52,15 +53,18 @@ class Member(NamedTuple):
         return resize_and_center_crop(data, self.image_shape[0], self.crop, self.pixel_range)
 
 
-def load_member(workdir: Path, which_member: str, which_checkpoint: str, own: Sequence[str] = ()) -> Member:
+def load_member(
+    workdir: Path, which_member: str, which_checkpoint: str, own: Sequence[str] = (), ema: bool | None = None
+) -> Member:
     """A member (see `find_member`) of the run in `workdir` at a checkpoint.
 
     The run may be imported weights; the checkpoint is "latest", "best" or a step; `own` is what it may import of
-    modules of one's own.
+    modules of one's own. With `ema` its weights are the averages of the member, without it they are not; None is as
+    the run evaluates its members.
 
     Raises:
-        UserError: if there is no run, member or checkpoint like that, or it cannot be read; if its weights are not
-            finite.
+        UserError: if there is no run, member, checkpoint or average like that, or it cannot be read; if its weights are
+            not finite.
     """
     there = record.require(workdir)
     step = checkpoint.step_of(workdir, which_checkpoint)
@@ -68,7 +72,9 @@ def load_member(workdir: Path, which_member: str, which_checkpoint: str, own: Se
     imported = plugins.load([("--own", name) for name in own])
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     architecture = there.architectures[number]
-    trained = checkpoint.restore_networks(workdir, there, str(step), device, imported, architectures=[architecture])
+    trained = checkpoint.restore_networks(
+        workdir, there, str(step), device, imported, architectures=[architecture], ema=ema
+    )
     state = jax.device_get(trained.pool.member(number))
     name = names_of(there.architectures)[number]
     require_usable(f"{name} of step {step} in {workdir}", state.params, state.batch_stats, INSTEAD)
@@ -85,6 +91,7 @@ def load_member(workdir: Path, which_member: str, which_checkpoint: str, own: Se
         std=there.std,
         crop=there.eval_crop,
         pixel_range=there.pixel_range,
+        ema=there.fields.eval_ema if ema is None else ema,
     )
 
 

@@ -90,8 +90,10 @@ def main() -> None:
         together = args.member == ENSEMBLE
         which = "target" if together else args.member
         with doing(make_console(stderr=True), "reading the network"):
-            member, defects = load_member(args.workdir, which, args.checkpoint, args.own), []
-            answer = load_ensemble(args.workdir, str(member.step), args.own) if together else answering(member)
+            member, defects = load_member(args.workdir, which, args.checkpoint, args.own, args.ema), []
+            answer = (
+                load_ensemble(args.workdir, str(member.step), args.own, args.ema) if together else answering(member)
+            )
         name = ENSEMBLE if together else member.name
         if not args.json:
             print(f"{name} of step {member.step} answers", file=sys.stderr)

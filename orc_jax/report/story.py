@@ -73,6 +73,10 @@ def _result(logged: Logged) -> list[str]:
         f"After the {'last epoch' if done else 'latest evaluated epoch'}, {last['epoch']} of {config.num_epochs}, its "
         f"top-1 on the split {split!r} is {last[column]:.2%}."
     )
+    if metrics.stalled(logged.rows, name, config.patience):
+        sentences.append(
+            f"It ended there by config.patience={config.patience}: no epoch since its best one was better."
+        )
     if best["epoch"] == last["epoch"]:
         sentences.append("That is its best epoch, too.")
     else:

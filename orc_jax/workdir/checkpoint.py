@@ -189,29 +189,35 @@ def restore_networks(
     own: Plugins,
     heads: Mapping[str, dict[str, Params]] | None = None,
     architectures: Collection[str] | None = None,
+    ema: bool | None = None,
 ) -> Trained:
     """The networks of the run in `workdir`, which may be training, or imported weights.
 
     Nothing else of the state is read, so neither the method nor the optimizer of that run matters. `which` is "latest",
     "best" or a step. `own` has the networks that may be a person's own, `heads` the shapes of heads that are asked for.
-    The pool is that of the members of some `architectures`, by default of all; the others need not even be known.
+    The pool is that of the members of some `architectures`, by default of all; the others need not even be known. With
+    `ema` they are the averages that the run keeps, without it they are not; None is as the run evaluates them.
 
     Raises:
-        UserError: if there is no such checkpoint, and as `restore`.
+        UserError: if there is no such checkpoint or average, and as `restore`.
     """
-    there = record.architectures
+    ema, there = record.fields.eval_ema if ema is None else ema, record.architectures
+    if ema and not record.fields.ema_decay:
+        raise UserError(f"{workdir} holds a run that keeps no averages of its members (config.ema_decay=0)")
     members = [i for i, name in enumerate(there) if architectures is None or name in architectures]
     names = [there[i] for i in members]
     shape = {"num_classes": record.num_classes, "image_shape": record.image_shape}
     spec = make_spec(names, plugins.models(names, own), **shape, members=members)
     weights = jax.eval_shape(lambda: pool.init(spec, 0))
-    target: dict[str, Any] = dict(heads or {})
-    target |= {name: {"params": params, "batch_stats": stats} for name, (params, stats) in weights.items()}
+    of_members = {name: {"params": params, "batch_stats": stats} for name, (params, stats) in weights.items()}
+    like = {"averages" if ema else "stacks": of_members}
+    like["stacks"] = dict(heads or {}) | like.get("stacks", {})
     while True:
         with open_manager(workdir, create=False) as manager:
             step = find_step(manager, which)
             try:
-                arrays = restore(manager, step, {"stacks": target}, sharding)["stacks"]
+                restored = restore(manager, step, {kind: of for kind, of in like.items() if of}, sharding)
+                arrays = {name: of for kind in restored.values() for name, of in kind.items()}
                 break
             except UserError:
                 if (workdir / CHECKPOINTS / str(step)).exists():

@@ -65,6 +65,12 @@ def is_best(rows: Iterable[Row], result: Mapping[str, Any], target: str) -> bool
     return all(result["target_student"]["top1"] >= row[column] for row in evaluated(rows))
 
 
+def stalled(rows: Iterable[Row], target: str, patience: int) -> bool:
+    """Whether a run of this log ends early: it has not been better than at its best epoch for `patience` epochs."""
+    rows = evaluated(rows)
+    return bool(patience and rows) and rows[-1]["epoch"] - best(rows, target)["epoch"] >= patience
+
+
 def course(rows: Iterable[Row], column: str) -> tuple[list[int], list[float]]:
     """The epochs whose rows have a column, and its values."""
     having = [row for row in rows if column in row]

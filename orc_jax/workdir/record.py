@@ -39,6 +39,7 @@ FREE_FIELDS = (
     "checkpoint_every_steps",
     "log_every_steps",
     "log_to",
+    "patience",
     "on_divergence",
     "remat",
     "stream.num_workers",

@@ -22,6 +22,17 @@ def test_the_names_that_logs_have():
     assert (metrics.METRICS, metrics.TIMING) == ("metrics.jsonl", "timing.jsonl")
 
 
+def test_a_run_that_gets_no_better():
+    """Epochs since the best, the first of equals; epochs that are not evaluated count, and end nothing."""
+    rows = [row(1, s=0.5), row(2, s=0.7), row(3), row(4, s=0.7), row(5, s=0.6)]
+    assert [metrics.stalled(rows[:n], "s", 2) for n in range(6)] == [False, False, False, False, True, True]
+    assert not metrics.stalled(rows, "s", 4) and metrics.stalled(rows, "s", 3)
+    assert not metrics.stalled(rows, "s", 0) and not metrics.stalled([row(1)], "s", 1)
+    better = {"target_student": {"top1": 0.7}}
+    assert metrics.is_best(rows, better, "s") and not metrics.is_best(rows, {"target_student": {"top1": 0.69}}, "s")
+    assert metrics.is_best([row(1)], better, "s")
+
+
 def test_the_columns_of_an_evaluation():
     result = {
         "examples": 30,
