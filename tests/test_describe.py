@@ -33,7 +33,8 @@ def test_describe_tells_what_a_training_would_be(config, console, tmp_path, toy_
         "optimizer      sgd, momentum 0.9, weight decay 0.0005 on all parameters",
         "learning rate  0.05, times 0.1 at steps 7, 8, 10",
         "evaluation     on test, 30 images, selects the best checkpoint",
-        "devices        4 x cpu, activations in float32",
+        "devices        4 x cpu",
+        "activations    float32",
     ):
         assert line in text, text
     # By hand: conv1 1*6*9, bn1 2*6, conv2 6*8*9, linear 8*3+3.
@@ -56,7 +57,7 @@ def test_what_is_described_is_what_the_config_says(config, console, tmp_path, to
     told += "averages of decay 0.99, which are evaluated"
     assert told in " ".join(text.split())
     assert "selects the best checkpoint; config.patience=3 may end the run early" in " ".join(text.split())
-    assert "activations in bfloat16" in text and text.count("data ") == 1, "no run before it"
+    assert "activations    bfloat16" in text and text.count("data ") == 1, "no run before it"
     assert re.search(r"0_tiny_b +target student +359 ", text), text  # 1*4*9 + 2*4 + 4*8*9 + 8*3 + 3
     config.lr_schedule = "constant"
     assert "then constant" in described(config, tmp_path, console)
@@ -65,17 +66,17 @@ def test_what_is_described_is_what_the_config_says(config, console, tmp_path, to
 @pytest.mark.parametrize(
     ("dtype", "pays", "told"),
     [
-        ("float32", False, "in float32"),
-        ("float32", True, "in float32; bfloat16 would take less time"),
-        ("bfloat16", False, "in bfloat16, which take no less time here than float32"),
-        ("bfloat16", True, "in bfloat16"),
+        ("float32", False, "float32"),
+        ("float32", True, "float32; bfloat16 would take less time"),
+        ("bfloat16", False, "bfloat16, which take no less time here than float32"),
+        ("bfloat16", True, "bfloat16"),
     ],
 )
 def test_where_bfloat16_pays_is_said(dtype, pays, told, config, console, tmp_path, toy_set, monkeypatch):
     config.method, config.num_networks, config.dtype = "independent", 1, dtype
     monkeypatch.setattr(speed, "seconds_per_flop", lambda *args: 1e-9)
     monkeypatch.setattr(speed, "bfloat16_pays", lambda device: pays)
-    assert f"activations {told}\n" in described(config, tmp_path, console)
+    assert f"activations    {told}\n" in described(config, tmp_path, console)
 
 
 @pytest.mark.parametrize("method", METHODS)
