@@ -239,7 +239,7 @@ def test_to_all_processes_in_every_phase(phase, photos, tmp_path, programs, whol
 def test_to_all_processes_at_random_moments(photos, tmp_path, programs, whole):
     """Until the run has come to its end."""
     rng, codes = random.Random(0), []
-    for _ in range(12):
+    for _ in range(6):
         number = rng.choice(SIGNALS)
         with started("", tmp_path, photos, programs) as process:
             with contextlib.suppress(subprocess.TimeoutExpired):

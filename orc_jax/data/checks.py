@@ -11,7 +11,7 @@ from PIL import Image
 
 from orc_jax.data import decode, deep
 from orc_jax.data.types import Records
-from orc_jax.data.workers import end_with_parent, interrupts_blocked, sharing
+from orc_jax.data.workers import end_with_parent, interrupts_blocked, sharing, start_tracker
 from orc_jax.errors import LIMITS, UserError, of_system
 
 TAIL = 1024  # bytes in which the end of a JPEG or PNG is looked for: some cameras append a little
@@ -44,6 +44,7 @@ def look_at_all(records: Records, check: str) -> list[Seen]:
     )  # half of them wait for the disk
     spawn = multiprocessing.get_context("spawn")
     with sharing(), contextlib.ExitStack() as stack:
+        start_tracker()
         pool = ProcessPoolExecutor(processes, spawn, initializer=_start, initargs=(records, check))
         stack.callback(pool.shutdown, cancel_futures=True)
         with interrupts_blocked():

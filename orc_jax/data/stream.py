@@ -22,7 +22,7 @@ import numpy as np
 
 from orc_jax.data.batches import permutation
 from orc_jax.data.types import Records
-from orc_jax.data.workers import SHARED_MEMORY, end_with_parent, interrupts_blocked, sharing
+from orc_jax.data.workers import SHARED_MEMORY, end_with_parent, interrupts_blocked, sharing, start_tracker
 from orc_jax.errors import UserError, of_system
 
 CHUNK = 16  # images that a worker hands over at a time: bounds the memory of many workers, and the wait for the first
@@ -170,6 +170,8 @@ def batches(source: TrainExamples | EvalExamples, batch_size: int, num_workers: 
         dataset = dataset.mp_prefetch(options, worker_init_fn=end_with_parent)
     dataset = dataset.batch(batch_size // chunk, batch_fn=_concatenate)
     with sharing():
+        if num_workers:
+            start_tracker()
         iterator = iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1))
     try:
         with interrupts_blocked(), sharing():

@@ -49,6 +49,24 @@ def test_workers_end_with_their_parent(tmp_path, end):
     assert errors.count("Traceback") == (end == signal.SIGINT), errors
 
 
+def test_the_tracker_of_shared_memory_does_not_end_by_what_asks_a_run_to_leave():
+    program = """
+import os, signal, time
+from multiprocessing import resource_tracker
+from orc_jax.data.workers import start_tracker
+start_tracker()
+pid = resource_tracker._resource_tracker._pid
+time.sleep(0.5)  # until it ignores what it does
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    os.kill(pid, number)
+    assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+time.sleep(0.2)
+assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_threads_that_start_in_here_do_not_see_interrupts():
     """Nor do processes, which inherit the mask; the main thread sees them again afterwards, also after an error."""
     seen = []
