@@ -1,7 +1,7 @@
 """Small pools, compiled for a TPU and a GPU that are not there: scripts/test.sh -m aot.
 
 What is read of the programs are counts, and the ratios to the sum of the members' own steps; nothing is run or timed.
-Seen with jax 0.12; the limits leave about a tenth.
+A figure beside a limit was seen, with jax 0.12; the other limits are what is expected, and were not seen yet.
 """
 
 import functools
