@@ -79,6 +79,15 @@ def test_the_config_decides_for_a_streamed_set(config):
     assert np.ptp(whole.astype(int), axis=0).mean() < 0.5 * np.ptp(plain.astype(int), axis=0).mean()
 
 
+def test_the_config_decides_for_small_images_of_a_streamed_set(config):
+    data = encode(picture(12, 12), "PNG")
+    config.stream.image_size = 12
+    for padding, differing in ((0, 1), (1, 9)):
+        config.crop_padding = padding
+        one = augment.of_stream(config, True)
+        assert len({one(data, np.random.default_rng(seed)).tobytes() for seed in range(99)}) == differing
+
+
 def sees(config, toy):
     """What a run makes of a batch of one image again and again, by seed and step."""
     setup = build_run(config, toy, axis_name=None).setup

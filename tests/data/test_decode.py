@@ -80,9 +80,10 @@ def test_a_jpeg_is_decoded_no_smaller_than_it_is_needed(monkeypatch):
     monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", noted)
     jpeg, png, rng = encode(picture(1200, 900)), encode(picture(900, 900), "PNG"), np.random.default_rng(0)
     for size, divisor in ((450, 2), (449, 2), (451, 1), (226, 2), (225, 4), (180, 4), (113, 4), (112, 8), (20, 8)):
-        decode.random_resized_crop(jpeg, rng, size, (1.0, 1.0), False)  # all of it, as no other box has this area
         decode.random_resized_crop(png, rng, size, (1.0, 1.0), False)
         decode.random_resized_crop(jpeg, rng, size, (1.0, 1.0), False, draft=False)
+        assert drafts == []
+        decode.random_resized_crop(jpeg, rng, size, (1.0, 1.0), False)  # all of it, as no other box has this area
         asked, got = (1200 // divisor, 900 // divisor), (1200 // divisor, -(-900 // divisor))
         assert drafts == ([(asked, got)] if divisor > 1 else []), size
         drafts.clear()
