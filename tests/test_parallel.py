@@ -53,6 +53,7 @@ def test_several_steps_in_one_call(toy, config):
 
 def test_programs_of_long_runs(toy, config):
     """As others up to rounding, bit for bit the same when they run again, and on several devices at once."""
+    config.method, config.num_networks, config.assistants = "independent", 2, ""
     stepper, indices = stepper_of(config, toy, 2), batches(1, 16, 90)[0]
     step = make_train_step(stepper.run.setup, stepper.run.method.iterate)
     long = DataParallel(step, stepper.run.devices, donate=False, long=True)
