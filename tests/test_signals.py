@@ -48,18 +48,18 @@ PHASES = [
 ]
 
 
-@pytest.mark.usefixtures("toy_set", "kept_programs")
+@pytest.mark.usefixtures("toy_set")
 def test_in_every_phase(config, console, tmp_path, monkeypatch, toy):
     """One run, that is asked again and again."""
     config.num_networks, config.assistants, config.checkpoint_every_steps = 3, "tiny_b", 3
-    evaluator = training.evaluator
+    evaluation = training.evaluation
 
     def named(run):
-        evaluate = evaluator(run)
-        return lambda stacks: training.evaluate_now(evaluate, stacks)
+        evaluate = evaluation(run)
+        return lambda *given: training.evaluate_now(evaluate, *given)
 
-    monkeypatch.setattr(training, "evaluator", named)
-    monkeypatch.setattr(training, "evaluate_now", lambda evaluate, stacks: evaluate(stacks), raising=False)
+    monkeypatch.setattr(training, "evaluation", named)
+    monkeypatch.setattr(training, "evaluate_now", lambda evaluate, *given: evaluate(*given), raising=False)
     for (owner, name, call, where), number in zip(PHASES, itertools.cycle(SIGNALS), strict=False):
         with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
             asked(patch, owner, name, number, call)
@@ -74,7 +74,7 @@ def test_in_every_phase(config, console, tmp_path, monkeypatch, toy):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.usefixtures("toy_set", "kept_programs")
+@pytest.mark.usefixtures("toy_set")
 def test_while_it_tells_of_a_member_that_has_diverged(config, console, tmp_path, monkeypatch):
     config.teacher, config.assistants, config.student, config.num_networks = "tiny_a", "tiny_b", "tiny_a", 3
     config.method, config.lr_multipliers, config.on_divergence = "independent", "tiny_b=1e25", "isolate"
