@@ -55,13 +55,8 @@ if [ "$(cat "$venv/installed.txt" 2>/dev/null)" != "$key" ]; then
   fi
   "$python" -m venv "$venv"
   printf '%s\n' "$wanted" >"$venv/wanted.txt"
-  # What is imported is compiled then; to compile all of it now takes five times as long as the rest. Tests want it: they
-  # would take for errors what Python warns of when it compiles.
+  # What is imported is compiled then; to compile all of it now takes five times as long as the rest.
   "$venv/bin/python" scripts/told.py "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
     --no-compile -r "$venv/wanted.txt" --editable . || fail "pip failed with $("$python" --version); PYTHON=... takes another"
-  if [ $# -gt 0 ]; then
-    echo "compiling it, about a minute"
-    "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true  # some is of other Pythons
-  fi
   printf '%s\n' "$key" >"$venv/installed.txt"
 fi
