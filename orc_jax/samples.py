@@ -7,7 +7,7 @@ import numpy as np
 from orc_jax.data import feed
 from orc_jax.data.types import Images
 from orc_jax.run import Run
-from orc_jax.step import augment
+from orc_jax.step import seen
 from orc_jax.workdir.logs import MetricsLog
 
 COUNT, COLUMNS = 16, 8
@@ -15,15 +15,17 @@ SMALLEST = 64  # pixels: smaller images are enlarged in a picture
 
 
 def first(run: Run, count: int = COUNT) -> Images:
-    """The first examples of the first step of a run, at most `count`, on the host: its very crops and flips.
+    """The first examples of the first step of a run, at most `count`, on the host, as its networks see them.
 
     Of a method with several views, the first of them.
     """
     setup = run.setup._replace(axis_name=None)  # all on one device: the places in the batch stay the same
-    examples = feed.first_examples(run.dataset, run.config, count, setup.views)
+    needed = run.config.batch_size if any(setup.mixing) else count  # they are mixed with any other of the batch
+    examples = feed.first_examples(run.dataset, run.config, needed, setup.views)
     seed = jnp.asarray(run.config.seed, jnp.uint32)  # an argument: runs that differ in it have one program
-    images = jax.jit(lambda seed, examples: augment(setup, seed, jnp.int32(0), examples))(seed, examples)
-    return Images(np.asarray(images[0] if setup.views > 1 else images), examples.labels)
+    images = jax.jit(lambda seed, examples: seen(setup, seed, jnp.int32(0), examples)[0])(seed, examples)
+    images = np.asarray(images[0] if setup.views > 1 else images)[:count]
+    return Images(images.round().astype(np.uint8), examples.labels[:count])
 
 
 def grid(images: np.ndarray, columns: int = COLUMNS) -> np.ndarray:
