@@ -48,6 +48,8 @@ def default() -> ConfigDict:
     config.std = ()
     config.crop_padding = 4  # of sets in memory: zero padding before the random crop, in pixels; 0 is no crop
     config.flip = True  # random horizontal flips
+    config.auto_augment = ""  # "rand", "trivial", "auto_cifar" or "auto_imagenet"; "" is none
+    config.rand_augment = (2, 9)  # of "rand": operations, and their magnitude, from 0 to 30
     config.color_jitter = ()  # (brightness, contrast, saturation, hue): how far they are changed at random; () is none
     config.cutout = 0  # pixels: a square of so many is hidden; 0 is none
     config.random_erasing = 0.0  # probability that a random box is hidden

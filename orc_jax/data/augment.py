@@ -9,9 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from orc_jax.data import changes, decode, device_changes
+from orc_jax.data import changes, decode, device_changes, device_operations, operations
+from orc_jax.data.policies import BINS, POLICIES
 from orc_jax.data.types import Dataset
-from orc_jax.errors import UserError, require
+from orc_jax.errors import UserError, require, require_choice
+
+ON_HOST = changes.KINDS | {"policy": operations.apply}
+ON_DEVICE = device_changes.KINDS | {"policy": device_operations.apply}
+TITLES = {
+    "rand": "RandAugment",
+    "trivial": "TrivialAugment",
+    "auto_cifar": "AutoAugment of CIFAR",
+    "auto_imagenet": "AutoAugment of ImageNet",
+}
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]  # keys [batch], uint8 images [batch, ...] -> uint8 images
 
@@ -22,6 +32,12 @@ def check(config: ConfigDict) -> None:
     Raises:
         UserError: naming the first that is wrong, its value and what would be accepted.
     """
+    if config.auto_augment:
+        require_choice("config.auto_augment", config.auto_augment, POLICIES)
+    given = tuple(config.rand_augment)
+    fine = len(given) == 2 and all(x == int(x) for x in given) and 1 <= given[0] <= 10 and 0 <= given[1] < BINS
+    told = f"(operations, magnitude): whole numbers from 1 to 10 and from 0 to {BINS - 1}"
+    require("config.rand_augment", given, fine, told)
     strengths = tuple(config.color_jitter)
     fine = not strengths or (len(strengths) == 4 and min(strengths) >= 0 and strengths[3] <= 0.5)
     told = "(brightness, contrast, saturation, hue) of 0 or more, hue at most 0.5, or ()"
@@ -40,11 +56,12 @@ def check_images(config: ConfigDict, dataset: Dataset) -> None:
         UserError: naming the field that does not fit them.
     """
     height, width, channels = dataset.image_shape
-    if any(config.color_jitter) and channels not in (1, 3):
-        raise UserError(
-            f"config.color_jitter={tuple(config.color_jitter)}: images of {dataset.name} have {channels} channels, and "
-            "colours are those of grey (1) and colour images (3); accepted is ()"
-        )
+    for field, none in (("auto_augment", "''"), ("color_jitter", "()")):
+        if config[field] and channels not in (1, 3):
+            raise UserError(
+                f"config.{field}={config[field]!r}: images of {dataset.name} have {channels} channels, and colours are "
+                f"those of grey (1) and colour images (3); accepted is {none}"
+            )
     least = min(height, width)
     fits = f"at most {least}: images of {dataset.name} are {height}x{width}"
     require("config.cutout", config.cutout, config.cutout <= least, fits)
@@ -76,7 +93,11 @@ def _changes(config: ConfigDict, dataset: Dataset) -> list[tuple[str, dict[str, 
     What is hidden gets the mean colour, which the networks see as 0.
     """
     fill = tuple(round(255 * value) for value in dataset.mean)
+    policy = None
+    if config.auto_augment:
+        policy = POLICIES[config.auto_augment](dataset.image_shape[:2], *map(int, config.rand_augment))
     asked = {
+        "policy": (policy, {"policy": policy}),
         "jitter": (any(config.color_jitter), {"strengths": tuple(config.color_jitter)}),
         "cutout": (config.cutout, {"size": config.cutout, "fill": fill}),
         "erase": (config.random_erasing, {"probability": config.random_erasing, "fill": fill}),
@@ -90,7 +111,7 @@ def of_memory(config: ConfigDict, dataset: Dataset) -> Augmentation:
     asked = _changes(config, dataset)
     if not asked:
         return crop
-    steps = [functools.partial(device_changes.KINDS[name], **arguments) for name, arguments in asked]
+    steps = [functools.partial(ON_DEVICE[name], **arguments) for name, arguments in asked]
 
     def one(key, image):
         for i, change in enumerate(steps):
@@ -115,7 +136,7 @@ def of_stream(config: ConfigDict, dataset: Dataset) -> Callable[[bytes, np.rando
     asked = _changes(config, dataset)
     if not asked:
         return crop
-    steps = [functools.partial(changes.KINDS[name], **arguments) for name, arguments in asked]
+    steps = [functools.partial(ON_HOST[name], **arguments) for name, arguments in asked]
     return functools.partial(changes.changed, decode=crop, changes=steps)
 
 
@@ -132,6 +153,7 @@ def in_words(config: ConfigDict, *, streamed: bool) -> str:
     moved = ["cropped"] if streamed or config.crop_padding else []
     moved += ["flipped"] if config.flip else []
     told = [f"{' and '.join(moved)} at random"] if moved else []
+    told += [TITLES[config.auto_augment]] if config.auto_augment else []
     told += ["colours jittered"] if any(config.color_jitter) else []
     told += [f"{config.cutout} x {config.cutout} pixels cut out"] if config.cutout else []
     told += [f"a box erased of {config.random_erasing:.0%}"] if config.random_erasing else []

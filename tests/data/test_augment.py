@@ -116,6 +116,24 @@ def test_what_is_changed_after_the_crop_is_so_for_memory_and_streams(config, toy
         assert filled.any() and not np.array_equal(image[~filled], np.asarray(pixels[0])[~filled])
 
 
+@pytest.mark.parametrize("name", augment.POLICIES)
+def test_policies_by_their_names(name, config, toy):
+    """For memory and for streams, of which RandAugment has the numbers of its field."""
+    colour = toy._replace(image_shape=(12, 12, 3), mean=(0.2, 0.4, 0.6), whole=True)
+    data, pixels = encode(picture(12, 12), "PNG"), jnp.asarray(np.asarray(picture(12, 12)))
+    keys, many = jax.random.split(jax.random.key(0), 40), jnp.repeat(pixels[None], 40, axis=0)
+    config.stream.image_size = 12
+    config.auto_augment, config.rand_augment = name, (3, 30)
+    streamed = pickle.loads(pickle.dumps(augment.of_stream(config, colour)))
+    of_workers = [streamed(data, np.random.default_rng(seed)) for seed in range(40)]
+    of_device = np.asarray(augment.of_memory(config, colour)(keys, many))
+    for images in (of_workers, of_device):
+        assert all(x.dtype == np.uint8 and x.shape == (12, 12, 3) for x in images)
+        same = np.mean([np.array_equal(x, pixels) for x in images])
+        assert same < 0.2 if name == "rand" else same < 0.6
+        assert len({x.tobytes() for x in images}) > 10
+
+
 def test_colours_are_those_of_grey_and_colour_images(config, toy):
     config.color_jitter = (0.4, 0.0, 0.0, 0.0)
     augment.check_images(config, toy)
@@ -180,6 +198,10 @@ def test_what_a_config_does_to_images_in_words(config):
     assert augment.in_words(config, streamed=False) == "flipped at random"
     config.crop_padding = 4
     assert augment.in_words(config, streamed=False) == "cropped and flipped at random"
-    config.update(color_jitter=(0.4, 0.4, 0.4, 0.1), cutout=8, random_erasing=0.25, mixup=0.2, cutmix=1.0)
-    told = "cropped and flipped at random, colours jittered, 8 x 8 pixels cut out, a box erased of 25%, "
+    config.update(
+        auto_augment="trivial", color_jitter=(0.4, 0.4, 0.4, 0.1), cutout=8, random_erasing=0.25, mixup=0.2, cutmix=1.0
+    )
+    told = (
+        "cropped and flipped at random, TrivialAugment, colours jittered, 8 x 8 pixels cut out, a box erased of 25%, "
+    )
     assert augment.in_words(config, streamed=False) == told + "mixed by mix-up or CutMix"
