@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from orc_jax import optim, plugins, schedules, trackers
-from orc_jax.data import fields, splits
+from orc_jax.data import augment, fields, splits
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
 from orc_jax.methods.base import Method, Stage
@@ -48,6 +48,14 @@ def default() -> ConfigDict:
     config.std = ()
     config.crop_padding = 4  # of sets in memory: zero padding before the random crop, in pixels; 0 is no crop
     config.flip = True  # random horizontal flips
+    config.auto_augment = ""  # "rand", "trivial", "auto_cifar" or "auto_imagenet"; "" is none
+    config.rand_augment = (2, 9)  # of "rand": operations, and their magnitude, from 0 to 30
+    config.color_jitter = ()  # (brightness, contrast, saturation, hue): how far they are changed at random; () is none
+    config.cutout = 0  # pixels: a square of so many is hidden; 0 is none
+    config.random_erasing = 0.0  # probability that a random box is hidden
+    config.mixup = 0.0  # alpha of the mix-up of the whole batch, for all networks; 0 is none
+    config.cutmix = 0.0  # alpha of CutMix; with both, a batch gets the one or the other
+    config.label_smoothing = 0.0  # share of each label that all classes get alike
     # Sets that are streamed: a folder, and sets of TFDS whose images are of many sizes.
     config.stream = dict(
         image_size=224,  # height and width as the networks get them
@@ -309,7 +317,7 @@ def _check_values(config: ConfigDict) -> None:
     require("config.seed", config.seed, 0 <= config.seed < 2**31, "from 0 to 2147483647")
     k, too = config.num_temporary_teachers, config.orc.num_temporary_teachers  # differ in a copy that was changed
     require("config.num_temporary_teachers", k, k == too, f"that of config.orc.num_temporary_teachers={too}")
-    for part in (optim, schedules, splits):
+    for part in (augment, optim, schedules, splits):
         part.check(config)
 
 
@@ -321,6 +329,7 @@ def _check_method(resolved: Resolved) -> None:
             f"config.on_divergence='isolate': with config.method={config.method!r} members learn from all others, so "
             f"one that diverged cannot be left out; accepted is 'stop', or the methods orc and independent"
         )
+    augment.check_method(config, method.decided_by_labels)
     pretrains = method.stages and config.pretrain_epochs and not config.pivot_checkpoint
     schedules.check_warmup(config, ("num_epochs", *(["pretrain_epochs"] if pretrains else [])))
     if config.pivot_checkpoint and not method.stages:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from orc_jax import cost, display, optim, pretrained, schedules, speed
 from orc_jax.config import Resolved
-from orc_jax.data import sets
+from orc_jax.data import augment, sets
 from orc_jax.data.splits import eval_splits
 from orc_jax.data.types import Images, size
 from orc_jax.models.network import Network, weight_shapes
@@ -175,6 +175,7 @@ def _lines(run: Run) -> list[str]:
     return [
         f"data           {dataset.num_train:,} images of {dataset.num_classes} classes, {shape}, {where}",
         f"steps          {run.num_steps:,} of {config.batch_size} images, {config.num_epochs} epochs",
+        f"augmentation   {augment.in_words(config, streamed=dataset.is_streamed)}{_on_labels(run)}",
         f"optimizer      {optim.described(config)}",
         f"learning rate  {config.learning_rate}, {schedules.described(config, run.num_steps)}",
         f"evaluation     {_evaluation(run)}",
@@ -185,6 +186,11 @@ def _lines(run: Run) -> list[str]:
         f"memory         on each device: state {_size(state, 'B', 1024)}, {forward}",
         "",
     ]
+
+
+def _on_labels(run: Run) -> str:
+    smoothing = run.config.label_smoothing
+    return f"; labels smoothed by {smoothing}" if smoothing else ""
 
 
 def _on_dtype(run: Run) -> str:

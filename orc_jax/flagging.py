@@ -39,6 +39,7 @@ SYNONYMS = {
     "evaluate": "mode=evaluate",
     "test": "mode=evaluate",
     "describe": "mode=describe",
+    "preview": "mode=preview",
     "train": "mode=train",
 }
 

@@ -19,8 +19,8 @@ WORKDIR = flags.DEFINE_string(
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "describe"],
-    "Train, evaluate a checkpoint, or print what would be trained.",
+    ["train", "evaluate", "describe", "preview"],
+    "Train, evaluate a checkpoint, print what would be trained, or write a picture of what the networks would see.",
     flag_values=FLAGS,
 )
 CHECKPOINT = flags.DEFINE_string(
@@ -66,6 +66,7 @@ def main() -> None:
         from orc_jax.config import resolve
         from orc_jax.describe import describe
         from orc_jax.evaluate import evaluate_checkpoint
+        from orc_jax.samples import preview
         from orc_jax.training import train
 
     config = given.config
@@ -86,6 +87,8 @@ def main() -> None:
             train(resolved, workdir, console, resume=RESUME.value)
         elif MODE.value == "describe":
             describe(resolved, workdir, console)
+        elif MODE.value == "preview":
+            preview(resolved, workdir, console)
         else:
             evaluate_checkpoint(resolved, workdir, CHECKPOINT.value, console)
 

@@ -6,7 +6,7 @@ four or of eight.
 
 import jax
 
-STREAMS = {"init": 0, "augment": 1, "method": 2, "heads": 3}
+STREAMS = {"init": 0, "augment": 1, "method": 2, "heads": 3, "mix": 4}
 
 
 def stream_key(seed: int | jax.Array, stream: str, *counters: int | jax.Array) -> jax.Array:
@@ -15,3 +15,9 @@ def stream_key(seed: int | jax.Array, stream: str, *counters: int | jax.Array) -
     for counter in counters:
         key = jax.random.fold_in(key, counter)
     return key
+
+
+def symmetric_beta(key: jax.Array, alpha: float) -> jax.Array:
+    """A ratio drawn from Beta(alpha, alpha), in [0, 1]."""
+    # Beta(1, 1) is uniform; other ratios come out of a loop that ends when a value on the device says so.
+    return jax.random.uniform(key) if alpha == 1 else jax.random.beta(key, alpha, alpha)

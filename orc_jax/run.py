@@ -14,6 +14,7 @@ from orc_jax import optim, parallel, schedules, step
 from orc_jax.config import Resolved, flat
 from orc_jax.data import augment
 from orc_jax.data.batches import last_step
+from orc_jax.data.mixing import Mixing
 from orc_jax.data.types import Dataset, hold_out
 from orc_jax.methods.base import Method
 from orc_jax.models.network import Network, layers_of, weight_shapes
@@ -78,6 +79,7 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
     `axis_name` is the mapped axis of its step; None for a step that is not mapped, on one device.
     """
     config, method = resolved.config, resolved.method
+    augment.check_images(config, dataset)
     if method.held_out:
         dataset = hold_out(dataset, method.held_out.share)
     num_steps = last_step(config.num_epochs, config.batch_size, dataset.num_train)
@@ -99,7 +101,7 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         optimizer=optim.optimizer(config),
         learning_rate=schedules.learning_rate_schedule(config, dataset.num_train / config.batch_size, num_steps),
         lr_multipliers=resolved.lr_multipliers,
-        augment=augment.none if dataset.is_streamed else augment.of_memory(config),
+        augment=augment.none if dataset.is_streamed else augment.of_memory(config, dataset),
         mean=dataset.mean,
         std=dataset.std,
         views=method.views,
@@ -111,6 +113,8 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         optimizers=_optimizers(resolved, spec, dataset.image_shape),
         clip_norm=config.clip_norm,
         ema_decay=config.ema_decay,
+        mixing=Mixing(config.mixup, config.cutmix),
+        label_smoothing=config.label_smoothing,
     )
     return Run(resolved, dataset, devices, setup)
 

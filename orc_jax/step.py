@@ -14,6 +14,7 @@ from flax import struct
 from orc_jax import parallel, rngs
 from orc_jax import pool as pools
 from orc_jax.data.augment import normalize
+from orc_jax.data.mixing import Mixed, mix
 from orc_jax.data.types import Batch, Images
 from orc_jax.methods.base import Method
 from orc_jax.pool import Outputs, Pool, PoolSpec, Stacks, StackState
@@ -106,6 +107,17 @@ def augment(setup: Setup, seed: jax.Array, step: jax.Array, examples: Images) ->
     return one_view(0, images) if setup.views == 1 else jax.vmap(one_view)(jnp.arange(setup.views), images)
 
 
+def seen(setup: Setup, seed: jax.Array, step: jax.Array, examples: Images) -> tuple[jax.Array, Mixed | None]:
+    """The images that the networks see in a step: those of `augment`, mixed if the run mixes its batches."""
+    images = augment(setup, seed, step, examples)
+    if not any(setup.mixing):
+        return images, None
+    slots = parallel.local_slots(examples.labels.shape[0], setup.axis_name)
+    gather = lambda x, axis: parallel.gather(x, setup.axis_name, axis)  # noqa: E731
+    key = rngs.stream_key(seed, "mix", step)
+    return mix(setup.mixing, key, Images(images, examples.labels), slots, gather)
+
+
 def make_train_step(
     setup: Setup, iterate: Callable, *, takes_values: bool = False
 ) -> Callable[[TrainState, Any, Batch], TrainState]:
@@ -123,8 +135,8 @@ def make_train_step(
             assert unit is not None
             now = setup._replace(learning_rate=lambda step: peak * unit(step))
         examples = pick(data, batch)
-        images = augment(setup, state.seed, state.step, examples)
-        context = Context(now, state.step, rngs.stream_key(state.seed, "method", state.step), values)
+        images, mixed = seen(setup, state.seed, state.step, examples)
+        context = Context(now, state.step, rngs.stream_key(state.seed, "method", state.step), values, mixed)
         pool, metrics = iterate(context, Pool(spec=setup.spec, stacks=state.stacks), Images(images, examples.labels))
         averages = move_averages(setup.ema_decay, state.step, state.averages, state.stacks, pool.stacks)
         state = state.replace(

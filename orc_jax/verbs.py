@@ -15,6 +15,8 @@ import optax
 
 from orc_jax import optim, parallel
 from orc_jax.data.augment import Augmentation, normalize
+from orc_jax.data.mixing import Mixed, Mixing
+from orc_jax.losses import smoothed_cross_entropy
 from orc_jax.models.network import Params
 from orc_jax.pool import Outputs, Pool, PoolSpec, Stack, StackState, take_row
 from orc_jax.roles import gate
@@ -41,6 +43,8 @@ class Setup(NamedTuple):
     optimizers: Mapping[str, optax.GradientTransformation] = MappingProxyType({})
     clip_norm: float = 0.0  # the largest norm of a member's gradient; 0 is any
     ema_decay: float = 0.0  # of the members' averages; 0 is none
+    mixing: Mixing = Mixing()  # of the batch, memory or streamed
+    label_smoothing: float = 0.0
 
     def optimizer_of(self, stack: str) -> optax.GradientTransformation:
         """That of a stack, or of a head."""
@@ -54,6 +58,7 @@ class Context(NamedTuple):
     step: jax.Array
     key: jax.Array  # of the stream "method": the same on all devices
     values: Mapping[str, jax.Array] = MappingProxyType({})  # options that are arguments of the program, by name
+    mixed: Mixed | None = None  # what the images of the batch are mixed with, if they are
 
     @property
     def progress(self) -> jax.Array:
@@ -63,6 +68,20 @@ class Context(NamedTuple):
     def value(self, name: str, option: float) -> Any:
         """An option of the method: its value, or, where runs of several values share one program, an argument of it."""
         return self.values.get(name, option)
+
+    def by_labels(
+        self, measure: Callable[[jax.Array, jax.Array], jax.Array], logits: jax.Array, labels: jax.Array
+    ) -> jax.Array:
+        """`measure(logits, labels)`, per sample; of a mixed batch with both labels of each, by their shares."""
+        of_own = measure(logits, labels)
+        if self.mixed is None:
+            return of_own
+        return self.mixed.share * of_own + (1.0 - self.mixed.share) * measure(logits, self.mixed.labels)
+
+    def label_loss(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        """The cross-entropy that is learnt, with labels that may be smoothed and mixed; as `losses.cross_entropy`."""
+        smoothed = functools.partial(smoothed_cross_entropy, smoothing=self.setup.label_smoothing)
+        return self.by_labels(smoothed, logits, labels)
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Images as the networks take them: float32 of the same shape."""

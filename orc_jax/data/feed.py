@@ -71,7 +71,7 @@ def _streamed(dataset: Dataset, config: ConfigDict, num_steps: int, views: int) 
         batch_size=config.batch_size,
         num_steps=num_steps,
         first_step=0,
-        augment=augment.of_stream(config, dataset.whole),
+        augment=augment.of_stream(config, dataset),
         skip_corrupt=config.stream.skip_corrupt,
         views=views,
     )

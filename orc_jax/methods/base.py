@@ -59,9 +59,10 @@ class Method(NamedTuple):
     its range. The last member is the target student.
 
     iterate: `(context, pool, batch) -> (pool, metrics)`. One iteration on one mini-batch, inside the compiled step, on
-        this device's share of the batch. `batch.images` are augmented and still uint8, `[batch, ...]` or, with several
-        views, `[views, batch, ...]`. Values that decide anything go through `context.mean` or `context.gather` first.
-        `metrics` maps each name of `metrics` to a value per member, `[members]`, the same on all devices.
+        this device's share of the batch. `batch.images` are augmented and still uint8, with mix-up float32 in [0, 255],
+        `[batch, ...]` or, with several views, `[views, batch, ...]`. Values that decide anything go through
+        `context.mean` or `context.gather` first. `metrics` maps each name of `metrics` to a value per member,
+        `[members]`, the same on all devices.
     roles: what each member is called, for people.
     metrics: names of the metrics that `iterate` returns; always among them "loss" (cross-entropy on the batch) and
         "accuracy".
@@ -79,6 +80,8 @@ class Method(NamedTuple):
     held_out: what the method finds out on held-out training examples, if it does.
     values: options that `iterate` takes from `context.value`: in runs that differ in these alone, arguments of one
         program.
+    decided_by_labels: what `iterate` decides by each sample's one label, which a mixed batch does not have; empty if
+        nothing. If it is not None, all that is learnt from labels is `context.label_loss`, which can smooth and mix.
     hand_back: for a method with feedback samples: of the members that are neither the pivot teacher nor frozen, losses
         and whether they are wrong, `[students, batch]` -> how many each hands back, and which (see
         `orc_jax.roles.hand_back`).
@@ -98,6 +101,7 @@ class Method(NamedTuple):
     held_out: HeldOut | None = None
     values: tuple[str, ...] = ()
     hand_back: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
+    decided_by_labels: str | None = None
 
 
 def pool_roles(size: int, first: str, others: str) -> tuple[str, ...]:
@@ -120,8 +124,8 @@ def scores(context: Context, logits: jax.Array, labels: jax.Array) -> dict[str, 
         labels: `[batch]`.
     """
     return {
-        "loss": context.mean(cross_entropy(logits, labels).mean(1)),
-        "accuracy": context.mean(correct(logits, labels).mean(1)),
+        "loss": context.mean(context.by_labels(cross_entropy, logits, labels).mean(1)),
+        "accuracy": context.mean(context.by_labels(correct, logits, labels).mean(1)),
     }
 
 

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 from orc_jax.data.types import Images
 from orc_jax.errors import require
-from orc_jax.losses import cross_entropy
 from orc_jax.methods.base import Method, pool_roles, rampup, scores
 from orc_jax.methods.branches import average, first_tied, is_shared, require_branches, tie, total
 from orc_jax.methods.dml import mimicry
@@ -66,10 +65,10 @@ def cl_ilr(
         def loss(out):
             sources = out.logits if target_gradient else passed.logits
             distilled = mimicry(out.logits, sources, guidance, "mean", temperature)
-            return label_weight * cross_entropy(out.logits, batch.labels) + ramp * distilled
+            return label_weight * context.label_loss(out.logits, batch.labels) + ramp * distilled
 
         reduce = average if rescaling else total
         pool = learn(context, passed, loss, share=lambda grads: tie(grads, [architecture], shared, reduce))
         return pool, scores(context, passed.logits, batch.labels)
 
-    return Method(iterate, pool_roles(size, "peer", "peer"), start=start)
+    return Method(iterate, pool_roles(size, "peer", "peer"), start=start, decided_by_labels="")

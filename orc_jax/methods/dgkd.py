@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from orc_jax.data.types import Images
 from orc_jax.errors import require, require_choice
-from orc_jax.losses import cross_entropy, guided_distillation
+from orc_jax.losses import guided_distillation
 from orc_jax.methods.base import Method, Stage, pool_roles, require_members, scores
 from orc_jax.pool import Pool
 from orc_jax.verbs import Context, forward, learn, predict
@@ -55,7 +55,8 @@ def dgkd(
 
     iterate = guided_iteration(guides, guidance, temperature, lam, kl_reduction)
     roles = pool_roles(len(architectures), "teacher", "assistant")
-    return Method(iterate, roles, stages=stages("dgkd", len(architectures)), frozen=tuple(guides), values=VALUES)
+    before, frozen = stages("dgkd", len(architectures)), tuple(guides)
+    return Method(iterate, roles, stages=before, frozen=frozen, values=VALUES, decided_by_labels="")
 
 
 VALUES = ("temperature", "lam")
@@ -98,7 +99,7 @@ def guided_iteration(
             distilled = guided_distillation(out.logits, sources, weights[None], t)
             if kl_reduction == "mean":
                 distilled = distilled / out.logits.shape[-1]
-            return (1 - share) * cross_entropy(out.logits, batch.labels) + share * distilled
+            return (1 - share) * context.label_loss(out.logits, batch.labels) + share * distilled
 
         logits = jnp.concatenate([logits_t, passed.logits])
         return pool.put(learn(context, passed, loss)), scores(context, logits, batch.labels)

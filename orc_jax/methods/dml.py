@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from orc_jax.data.types import Images
 from orc_jax.errors import UserError, require, require_choice
-from orc_jax.losses import cross_entropy, softened_kl
+from orc_jax.losses import softened_kl
 from orc_jax.methods.base import Method, pool_roles, require_members, scores
 from orc_jax.pool import Pool
 from orc_jax.verbs import Context, forward, learn
@@ -53,15 +53,15 @@ def dml(
     size = len(architectures)
     guidance = (1.0 - jnp.eye(size)) / (size - 1)
 
-    def losses(logits: jax.Array, sources: jax.Array, guided: jax.Array, labels: jax.Array) -> jax.Array:
-        return cross_entropy(logits, labels) + mimicry(logits, sources, guided, targets, temperature)
+    def losses(of_labels: jax.Array, logits: jax.Array, sources: jax.Array, guided: jax.Array) -> jax.Array:
+        return of_labels + mimicry(logits, sources, guided, targets, temperature)
 
     def at_once(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
         passed = forward(pool, context.normalize(batch.images))
 
         def loss(out):
             sources = out.logits if target_gradient else passed.logits
-            return losses(out.logits, sources, guidance, batch.labels)
+            return losses(context.label_loss(out.logits, batch.labels), out.logits, sources, guidance)
 
         return learn(context, passed, loss), scores(context, passed.logits, batch.labels)
 
@@ -72,7 +72,8 @@ def dml(
         for i, passed in enumerate(passes):
 
             def loss(out, i=i, newest=newest):
-                return losses(out.logits, newest, guidance[i : i + 1], batch.labels)
+                of_labels = context.label_loss(out.logits, batch.labels)
+                return losses(of_labels, out.logits, newest, guidance[i : i + 1])
 
             one = learn(context, passed, loss)
             pool = pool.put(one)
@@ -80,7 +81,7 @@ def dml(
                 newest = newest.at[i].set(forward(one, images).logits[0])
         return pool, scores(context, first, batch.labels)
 
-    return Method(in_turn if sequential else at_once, pool_roles(size, "peer", "peer"))
+    return Method(in_turn if sequential else at_once, pool_roles(size, "peer", "peer"), decided_by_labels="")
 
 
 def mimicry(logits: jax.Array, sources: jax.Array, guidance: jax.Array, targets: str, temperature: float) -> jax.Array:

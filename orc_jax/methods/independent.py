@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import jax
 
 from orc_jax.data.types import Images
-from orc_jax.losses import cross_entropy
 from orc_jax.methods.base import Method, pool_roles, scores
 from orc_jax.pool import Pool
 from orc_jax.verbs import Context, forward, learn
@@ -16,8 +15,8 @@ def independent(architectures: Sequence[str]) -> Method:
 
     def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
         passed = forward(pool, context.normalize(batch.images))
-        pool = learn(context, passed, lambda out: cross_entropy(out.logits, batch.labels))
+        pool = learn(context, passed, lambda out: context.label_loss(out.logits, batch.labels))
         return pool, scores(context, passed.logits, batch.labels)
 
     size = len(architectures)
-    return Method(iterate, pool_roles(size, "member", "member"), spares=max(size - 2, 0))
+    return Method(iterate, pool_roles(size, "member", "member"), spares=max(size - 2, 0), decided_by_labels="")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from orc_jax.data.types import Images
 from orc_jax.errors import require
-from orc_jax.losses import cross_entropy, distillation
+from orc_jax.losses import distillation
 from orc_jax.methods.base import Method, Stage, pool_roles, require_members, scores
 from orc_jax.pool import Pool
 from orc_jax.verbs import Context, forward, learn, predict
@@ -36,7 +36,7 @@ def kd(architectures: Sequence[str], *, temperature: float = 4.0, alpha: float =
         t, a = context.value("temperature", temperature), context.value("alpha", alpha)
 
         def loss(out):
-            labels = cross_entropy(out.logits, batch.labels)
+            labels = context.label_loss(out.logits, batch.labels)
             return (1 - a) * labels + a * distillation(out.logits, logits_t, t)
 
         logits = jnp.concatenate([logits_t, passed.logits])
@@ -44,4 +44,4 @@ def kd(architectures: Sequence[str], *, temperature: float = 4.0, alpha: float =
 
     stages = (Stage("pivot", "independent", (0,)),)
     roles = pool_roles(len(architectures), "teacher", "student")
-    return Method(iterate, roles, stages=stages, frozen=(0,), values=("temperature", "alpha"))
+    return Method(iterate, roles, stages=stages, frozen=(0,), values=("temperature", "alpha"), decided_by_labels="")

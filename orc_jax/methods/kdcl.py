@@ -75,7 +75,8 @@ def kdcl(
         t, weight = context.value("temperature", temperature), context.value("lam", lam)
 
         def loss(out):
-            return cross_entropy(out.logits, batch.labels) + weight * distillation(out.logits, logits_t[None], t)
+            of_labels = context.label_loss(out.logits, batch.labels)
+            return of_labels + weight * distillation(out.logits, logits_t[None], t)
 
         return pool.put(learn(context, passed, loss)), scores(context, passed.logits, batch.labels)
 
@@ -85,6 +86,9 @@ def kdcl(
         views=size if own_augmentation else 1,
         values=("temperature", "lam"),
         start=start if renews else None,
+        decided_by_labels=""
+        if renews or target == "mean"
+        else f"the target {target!r} (those of 'mean' and 'general' not)",
         held_out=HeldOut(held_out, errors, lambda sums: kept(general_weights(sums))) if renews else None,
     )
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from orc_jax.data.types import Images
 from orc_jax.errors import require
-from orc_jax.losses import cross_entropy, softened_kl
+from orc_jax.losses import softened_kl
 from orc_jax.methods.base import Method, pool_roles, rampup, require_members, scores
 from orc_jax.models.layers import torch_uniform
 from orc_jax.models.network import Params
@@ -82,12 +82,13 @@ def okddip(
             taught = logits_p if peers_follow_targets else jax.lax.stop_gradient(logits_p)
             targets = jnp.concatenate([mixtures(queries, keys, taught), taught.mean(0, keepdims=True)])
             distilled = softened_kl(jnp.concatenate([logits_p, logits_l]), targets, temperature)
-            return cross_entropy(out.logits, batch.labels) + ramp * distilled
+            return context.label_loss(out.logits, batch.labels) + ramp * distilled
 
         pool = learn(context, passed, loss)
         return pool, scores(context, passed.logits, batch.labels)
 
-    return Method(iterate, pool_roles(len(architectures), "auxiliary peer", "auxiliary peer"), start=start)
+    roles = pool_roles(len(architectures), "auxiliary peer", "auxiliary peer")
+    return Method(iterate, roles, start=start, decided_by_labels="")
 
 
 def project(spec: PoolSpec, out: Outputs, kind: str) -> jax.Array:

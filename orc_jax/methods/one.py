@@ -19,7 +19,7 @@ from flax import nnx
 
 from orc_jax.data.types import Images
 from orc_jax.errors import require
-from orc_jax.losses import cross_entropy, softened_kl
+from orc_jax.losses import softened_kl
 from orc_jax.methods.base import Method, pool_roles, rampup, scores
 from orc_jax.methods.branches import first_tied, is_shared, require_branches, tie, total
 from orc_jax.models.layers import make_layers
@@ -107,9 +107,8 @@ def one(
             ensemble, _ = gated(pool, out, axis_name, trains=True)
             target = ensemble if target_gradient else jax.lax.stop_gradient(ensemble)
             distilled = softened_kl(out.logits, target[None], temperature)
-            return cross_entropy(jnp.concatenate([out.logits, ensemble[None]]), batch.labels) + ramp * jnp.concatenate(
-                [distilled, jnp.zeros_like(distilled[:1])]
-            )
+            of_labels = context.label_loss(jnp.concatenate([out.logits, ensemble[None]]), batch.labels)
+            return of_labels + ramp * jnp.concatenate([distilled, jnp.zeros_like(distilled[:1])])
 
         passed = passed._replace(batch_stats=passed.batch_stats | {GATE: moved})
         pool = learn(context, passed, loss, share=lambda grads: tie(grads, [architecture], shared, total))
@@ -118,4 +117,5 @@ def one(
     def ensemble(pool: Pool, out: Outputs) -> jax.Array:
         return gated(pool, out, None, trains=False)[0]
 
-    return Method(iterate, pool_roles(size, "peer", "peer"), start=start, ensemble=ensemble, early=True)
+    roles = pool_roles(size, "peer", "peer")
+    return Method(iterate, roles, start=start, ensemble=ensemble, early=True, decided_by_labels="")

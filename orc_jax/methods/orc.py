@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from orc_jax import rngs
 from orc_jax.data.types import Images
 from orc_jax.errors import require, require_choice
 from orc_jax.losses import correct, cross_entropy, guided_distillation
@@ -125,7 +126,7 @@ def orc(
 
             def loss(out: Outputs, student: jax.Array | None = None) -> jax.Array:
                 guided = guidance if student is None else guidance[student][None]
-                return teaching_loss(out.logits, labels, sources, guided, t, b)
+                return teaching_loss(out.logits, labels, sources, guided, t, b, context.label_loss)
 
             return loss
 
@@ -161,6 +162,8 @@ def orc(
         frozen=fixed,
         spares=spares,
         hand_back=handed_back_by,
+        decided_by_labels="who is promoted and what is handed back to the pivot teacher, whose own mix-up "
+        "(config.orc.mixup_alpha) is part of the method",
         values=("temperature", "beta", "pivot_lr_multiplier"),
     )
 
@@ -177,8 +180,7 @@ PROMOTED = Share(
 def mix_ratio(key: jax.Array, samples: str, alpha: float) -> jax.Array | float:
     """lam of intensive teaching: 1 for the training samples alone, 0 for the feedback samples, else drawn."""
     if samples == "mixup":
-        # Beta(1, 1) is uniform; other ratios come out of a loop that ends when a value on the device says so.
-        return jax.random.uniform(key) if alpha == 1 else jax.random.beta(key, alpha, alpha)
+        return rngs.symmetric_beta(key, alpha)
     return 1.0 if samples == "training" else 0.0
 
 
@@ -201,7 +203,7 @@ def teach_pivot(
     mixed = ratio * context.normalize(batch.images) + (1 - ratio) * context.normalize(feedback.images)
 
     def loss(out: Outputs) -> jax.Array:
-        of_batch, of_feedback = (cross_entropy(out.logits, y) for y in (batch.labels, feedback.labels))
+        of_batch, of_feedback = (context.label_loss(out.logits, y) for y in (batch.labels, feedback.labels))
         return ratio * of_batch + (1 - ratio) * of_feedback
 
     return learn(context, forward(pivot, mixed), loss, lr_multiplier=multiplier)
@@ -238,7 +240,13 @@ def teacher_group(
 
 
 def teaching_loss(
-    logits_s: jax.Array, labels: jax.Array, sources: jax.Array, guidance: jax.Array, temperature: float, beta: float
+    logits_s: jax.Array,
+    labels: jax.Array,
+    sources: jax.Array,
+    guidance: jax.Array,
+    temperature: float,
+    beta: float,
+    label_loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
 ) -> jax.Array:
     """`(1 - beta) CE + beta * sum over sources of KD`: the losses L_P and L_G of private and group teaching.
 
@@ -250,10 +258,11 @@ def teaching_loss(
         sources: `[sources, batch, classes]`; they get no gradient.
         guidance: `[students, sources]`.
         temperature, beta: as in `orc`.
+        label_loss: CE; of labels that are smoothed it is another.
 
     Returns:
         `[students, batch]`.
     """
     guided = guided_distillation(logits_s, sources, guidance, temperature)
     weight = jnp.where(guidance.any(1), beta, 0.0)[:, None]
-    return (1 - weight) * cross_entropy(logits_s, labels) + weight * guided
+    return (1 - weight) * label_loss(logits_s, labels) + weight * guided

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from orc_jax.data.types import Images
 from orc_jax.errors import require, require_choice
-from orc_jax.losses import cross_entropy, distillation, guided_distillation
+from orc_jax.losses import distillation, guided_distillation
 from orc_jax.methods.base import Method, pool_roles, rampup, scores
 from orc_jax.methods.branches import average, first_tied, is_shared, require_branches, tie, total
 from orc_jax.models import LAST_STAGE
@@ -96,8 +96,8 @@ def pcl(
         def loss(out):
             of_ensemble = distillation(out.logits, logits_e[None], temperature)
             of_means = guided_distillation(out.logits, mean_pass.logits, guidance, temperature)
-            of_peers = cross_entropy(out.logits, labels) + ramp * (of_ensemble + of_means)
-            return jnp.concatenate([of_peers, cross_entropy(ensemble_logits(out), labels)[None]])
+            of_peers = context.label_loss(out.logits, labels) + ramp * (of_ensemble + of_means)
+            return jnp.concatenate([of_peers, context.label_loss(ensemble_logits(out), labels)[None]])
 
         learnt = learn(context, passed, loss, share=lambda grads: tie(grads, of_peers, shared, total)).stacks
         # NOTE(paper): shared layers see one batch per peer; their running statistics follow the mean, or each.
@@ -122,6 +122,7 @@ def pcl(
         views=size if own_augmentation else 1,
         start=start,
         ensemble=lambda pool, out: ensemble_logits(out),
+        decided_by_labels="",
     )
 
 

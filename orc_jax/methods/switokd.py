@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from orc_jax.data.types import Images
 from orc_jax.errors import UserError, require, require_choice
-from orc_jax.losses import cross_entropy, guided_distillation
+from orc_jax.losses import guided_distillation
 from orc_jax.methods.base import Method, Share, pool_roles, require_members, scores
 from orc_jax.pool import Pool
 from orc_jax.verbs import Context, forward, learn
@@ -89,7 +89,7 @@ def switokd(
 
         def loss(out):
             mutual = guided_distillation(out.logits, passed.logits, guidance, temperature)
-            losses = cross_entropy(out.logits, labels) + mutual
+            losses = context.label_loss(out.logits, labels) + mutual
             return losses if paused_step == "skipped" else jnp.where(learns[:, None], losses, 0.0)
 
         gated = learns if paused_step == "skipped" else None
@@ -104,7 +104,8 @@ def switokd(
 
     roles = (*["teacher"] * num_teachers, *pool_roles(size - num_teachers, "student", "student"))
     metrics = ("loss", "accuracy", "gap", "threshold", "expert_mode")
-    return Method(iterate, roles, metrics, shares=(EXPERT_MODE,))
+    decided = "which teachers pause, by the distances of all networks to them"
+    return Method(iterate, roles, metrics, shares=(EXPERT_MODE,), decided_by_labels=decided)
 
 
 EXPERT_MODE = Share(

@@ -39,4 +39,5 @@ def takd(
     iterate = guided_iteration([len(architectures) - 2], guidance, temperature, lam, kl_reduction)
     roles = pool_roles(len(architectures), "teacher", "assistant")
     frozen = tuple(range(len(architectures) - 1))
-    return Method(iterate, roles, stages=stages("takd", len(architectures)), frozen=frozen, values=VALUES)
+    before = stages("takd", len(architectures))
+    return Method(iterate, roles, stages=before, frozen=frozen, values=VALUES, decided_by_labels="")
