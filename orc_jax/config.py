@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from orc_jax import optim, plugins, schedules, trackers
+from orc_jax import optim, plugins, schedules, trackers, transfer
 from orc_jax.data import fields, splits
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
 from orc_jax.methods.base import Method, Stage
 from orc_jax.models import MODELS, Model, ladder
 from orc_jax.plugins import Plugins
+from orc_jax.transfer import Weights
 
 
 def default() -> ConfigDict:
@@ -65,6 +66,9 @@ def default() -> ConfigDict:
     config.num_epochs = 240
     config.pretrain_epochs = 240  # of the pivot teacher; 0 starts it from scratch
     config.pivot_checkpoint = ""  # workdir of a run that has trained the pivot teacher; "" pre-trains it first
+    # Weights that members start from, "teacher=FOLDER,assistants=FOLDER,student=FOLDER:MEMBER": of a run, or imported.
+    config.init = ""
+    config.frozen = ""  # parts that do not learn: "backbone" (all but the classifier), "conv1,layer1"; "resnet18=conv1"
     config.learning_rate = 0.05
     config.lr_schedule = "step"  # "step", "cosine", "linear", "restarts", "one_cycle" or "constant"
     config.lr_boundaries = (0.625, 0.75, 0.875)  # of "step", as fractions of the run: epochs 150, 180, 210 of 240
@@ -75,6 +79,7 @@ def default() -> ConfigDict:
     # By architecture. The field's recipe gives these networks 0.01 where the others have 0.05.
     config.lr_multipliers = "MobileNetV2=0.2,ShuffleV1=0.2,ShuffleV2=0.2"
     config.layer_decay = 1.0  # factor of the rate from each layer to the one before it; 1 is none
+    config.classifier_lr_multiplier = 1.0  # factor of the rate of the members' classifiers
     config.optimizer = "sgd"  # "sgd", "adam", "adamw", "lamb", "lion" or "muon"
     config.optimizers = ""  # by architecture, where it is another: "MobileNetV1=adam"
     config.momentum = 0.9  # of "sgd"
@@ -151,6 +156,11 @@ class Resolved(NamedTuple):
         """Those of the pool, by architecture."""
         return plugins.models(self.architectures, self.plugins)
 
+    @property
+    def starts(self) -> dict[int, Weights]:
+        """The members that start from weights."""
+        return transfer.sources(self.config.init, len(self.architectures))
+
     def with_values(self, fields: Collection[str]) -> "Resolved":
         """The same where those of `fields` that can be are arguments of the compiled step: runs that differ in these
         alone share one program."""
@@ -172,6 +182,7 @@ class Resolved(NamedTuple):
             **{"method": stage.method, "method_options": options, "num_epochs": num_epochs, "pivot_checkpoint": ""},
             **{"teacher": names[0], "student": names[-1], "num_networks": len(names)},
             assistants=",".join(names[1:-1]),
+            init=transfer.of_part(self.config.init, len(self.architectures), stage.members),
         )
 
 
@@ -209,7 +220,7 @@ def reopen(config: ConfigDict, trusted: Collection[str]) -> Resolved:
 def _names(config: ConfigDict) -> list[tuple[str, str]]:
     """What may be of a person's own, with its field."""
     names = [(field, config[field]) for field in ("teacher", "student", "method", "dataset")]
-    for field in ("assistants", *BY_ARCHITECTURE):
+    for field in ("assistants", "frozen", *BY_ARCHITECTURE):
         names += [(field, item.partition("=")[0].strip()) for item in config[field].split(",")]
     return [(f"config.{field}", name) for field, name in names]
 
@@ -309,7 +320,7 @@ def _check_values(config: ConfigDict) -> None:
     require("config.seed", config.seed, 0 <= config.seed < 2**31, "from 0 to 2147483647")
     k, too = config.num_temporary_teachers, config.orc.num_temporary_teachers  # differ in a copy that was changed
     require("config.num_temporary_teachers", k, k == too, f"that of config.orc.num_temporary_teachers={too}")
-    for part in (optim, schedules, splits):
+    for part in (optim, schedules, splits, transfer):
         part.check(config)
 
 
@@ -333,3 +344,5 @@ def _check_method(resolved: Resolved) -> None:
             f"config.pretrain_epochs=0: members {method.frozen} never learn from what {config.method} does, so they "
             "need pretrain_epochs greater than 0 or a config.pivot_checkpoint"
         )
+    if method.tied:
+        transfer.check_tied(config.init, resolved.starts, len(resolved.architectures))

@@ -37,7 +37,8 @@ def describe(resolved: Resolved, workdir: Path, console: Console) -> None:
         dataset = sets.load(resolved.config, warner(console), resolved.plugins)
     with doing(console, "building the networks"):
         run = build(resolved, dataset, jax.local_devices())
-        stages = [(source.name, source.run) for source in pretrained.plan(run, workdir) if source.run]
+        sources = pretrained.plan(run, workdir)
+        stages = [(source.name, source.run) for source in sources if source.run]
     for title, one in [*stages, (run.config.method, run)]:
         with doing(console, f"{title}: counting operations"):
             cells = {name: f"{each / 1e6:,.1f}" for name, each in forward_flops(one).items()}
@@ -47,6 +48,8 @@ def describe(resolved: Resolved, workdir: Path, console: Console) -> None:
         console.print(table)
         for line in lines:
             warner(console)(line)
+    for line in pretrained.about_starts(run, sources):
+        warner(console)(line)
 
 
 class Costs(NamedTuple):

@@ -72,4 +72,4 @@ def cl_ilr(
         pool = learn(context, passed, loss, share=lambda grads: tie(grads, [architecture], shared, reduce))
         return pool, scores(context, passed.logits, batch.labels)
 
-    return Method(iterate, pool_roles(size, "peer", "peer"), start=start)
+    return Method(iterate, pool_roles(size, "peer", "peer"), start=start, tied=True)

@@ -118,4 +118,4 @@ def one(
     def ensemble(pool: Pool, out: Outputs) -> jax.Array:
         return gated(pool, out, None, trains=False)[0]
 
-    return Method(iterate, pool_roles(size, "peer", "peer"), start=start, ensemble=ensemble, early=True)
+    return Method(iterate, pool_roles(size, "peer", "peer"), start=start, ensemble=ensemble, early=True, tied=True)
