@@ -45,6 +45,7 @@ def default() -> ConfigDict:
     config.label_key = ""
     config.label_file = ""  # of "folder", where a split has no class folders: a file with the class of each image
     config.examples_per_class = 0  # of sets in memory: train on the first so many of each class; 0 is all
+    config.balanced_sampling = False  # every class as often in an epoch, however many examples it has
     config.mean = ()  # per channel, of images in [0, 1]; () is the set's published one, or computed
     config.std = ()
     config.crop_padding = 4  # of sets in memory: zero padding before the random crop, in pixels; 0 is no crop

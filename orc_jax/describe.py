@@ -48,7 +48,7 @@ def describe(resolved: Resolved, workdir: Path, console: Console) -> None:
         console.print(table)
         for line in lines:
             warner(console)(line)
-    for line in pretrained.about_starts(run, sources):
+    for line in (*pretrained.about_starts(run, sources), *display.about_classes(run)):
         warner(console)(line)
 
 
@@ -174,9 +174,10 @@ def _lines(run: Run) -> list[str]:
     shape = "x".join(map(str, dataset.image_shape))
     data: Any = dataset.train
     where = "streamed" if dataset.is_streamed else f"in memory, {_size(data.images.nbytes, 'B', 1024)}"
+    often = ", each class as often" if config.balanced_sampling else ""
     forward = f"forward passes {_size(kept, 'B', 1024)} at most, about"
     return [
-        f"data           {dataset.num_train:,} images of {dataset.num_classes} classes, {shape}, {where}",
+        f"data           {dataset.num_train:,} images of {dataset.num_classes} classes, {shape}, {where}{often}",
         f"steps          {run.num_steps:,} of {config.batch_size} images, {config.num_epochs} epochs",
         f"optimizer      {optim.described(config)}",
         f"learning rate  {config.learning_rate}, {schedules.described(config, run.num_steps)}",

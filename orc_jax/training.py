@@ -78,6 +78,7 @@ def train(
             *(pretrained.about_starts(run, sources) if starts_anew else ()),
             *display.unusual_sizes(run),
             *display.about_images(run),
+            *display.about_classes(run),
             *_long(run, console),
         ):
             warn(line)
