@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from orc_jax import optim, plugins, schedules, trackers
+from orc_jax import optim, plugins, ranges, schedules, trackers, transfer
 from orc_jax.data import augment, fields, splits
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS
 from orc_jax.methods.base import Method, Stage
 from orc_jax.models import MODELS, Model, ladder
 from orc_jax.plugins import Plugins
+from orc_jax.transfer import Weights
 
 
 def default() -> ConfigDict:
@@ -44,6 +45,7 @@ def default() -> ConfigDict:
     config.label_key = ""
     config.label_file = ""  # of "folder", where a split has no class folders: a file with the class of each image
     config.examples_per_class = 0  # of sets in memory: train on the first so many of each class; 0 is all
+    config.balanced_sampling = False  # every class as often in an epoch, however many examples it has
     config.mean = ()  # per channel, of images in [0, 1]; () is the set's published one, or computed
     config.std = ()
     config.crop_padding = 4  # of sets in memory: zero padding before the random crop, in pixels; 0 is no crop
@@ -73,6 +75,9 @@ def default() -> ConfigDict:
     config.num_epochs = 240
     config.pretrain_epochs = 240  # of the pivot teacher; 0 starts it from scratch
     config.pivot_checkpoint = ""  # workdir of a run that has trained the pivot teacher; "" pre-trains it first
+    # Weights that members start from, "teacher=FOLDER,assistants=FOLDER,student=FOLDER:MEMBER": of a run, or imported.
+    config.init = ""
+    config.frozen = ""  # parts that do not learn: "backbone" (all but the classifier), "conv1,layer1"; "resnet18=conv1"
     config.learning_rate = 0.05
     config.lr_schedule = "step"  # "step", "cosine", "linear", "restarts", "one_cycle" or "constant"
     config.lr_boundaries = (0.625, 0.75, 0.875)  # of "step", as fractions of the run: epochs 150, 180, 210 of 240
@@ -83,6 +88,7 @@ def default() -> ConfigDict:
     # By architecture. The field's recipe gives these networks 0.01 where the others have 0.05.
     config.lr_multipliers = "MobileNetV2=0.2,ShuffleV1=0.2,ShuffleV2=0.2"
     config.layer_decay = 1.0  # factor of the rate from each layer to the one before it; 1 is none
+    config.classifier_lr_multiplier = 1.0  # factor of the rate of the members' classifiers
     config.optimizer = "sgd"  # "sgd", "adam", "adamw", "lamb", "lion" or "muon"
     config.optimizers = ""  # by architecture, where it is another: "MobileNetV1=adam"
     config.momentum = 0.9  # of "sgd"
@@ -159,6 +165,11 @@ class Resolved(NamedTuple):
         """Those of the pool, by architecture."""
         return plugins.models(self.architectures, self.plugins)
 
+    @property
+    def starts(self) -> dict[int, Weights]:
+        """The members that start from weights."""
+        return transfer.sources(self.config.init, len(self.architectures))
+
     def with_values(self, fields: Collection[str]) -> "Resolved":
         """The same where those of `fields` that can be are arguments of the compiled step: runs that differ in these
         alone share one program."""
@@ -180,6 +191,7 @@ class Resolved(NamedTuple):
             **{"method": stage.method, "method_options": options, "num_epochs": num_epochs, "pivot_checkpoint": ""},
             **{"teacher": names[0], "student": names[-1], "num_networks": len(names)},
             assistants=",".join(names[1:-1]),
+            init=transfer.of_part(self.config.init, len(self.architectures), stage.members),
         )
 
 
@@ -217,7 +229,7 @@ def reopen(config: ConfigDict, trusted: Collection[str]) -> Resolved:
 def _names(config: ConfigDict) -> list[tuple[str, str]]:
     """What may be of a person's own, with its field."""
     names = [(field, config[field]) for field in ("teacher", "student", "method", "dataset")]
-    for field in ("assistants", *BY_ARCHITECTURE):
+    for field in ("assistants", "frozen", *BY_ARCHITECTURE):
         names += [(field, item.partition("=")[0].strip()) for item in config[field].split(",")]
     return [(f"config.{field}", name) for field, name in names]
 
@@ -296,8 +308,6 @@ CHOICES = {
     "batch_norm": ("global", "local"),
     "on_divergence": ("stop", "isolate"),
 }
-POSITIVE = ("batch_size", "num_epochs", "eval_batch_size", "eval_every_epochs", "log_every_steps", "steps_per_call")
-NOT_NEGATIVE = ("pretrain_epochs", "crop_padding", "examples_per_class", "checkpoint_every_steps", "patience")
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -310,14 +320,7 @@ def _check_values(config: ConfigDict) -> None:
             require(f"config.{field}", value, math.isfinite(value), "a finite number")
         if field.endswith("temperature"):  # its square is a factor of losses in float32
             require(f"config.{field}", value, value <= 1e6, "at most 1000000")
-    for field in POSITIVE:
-        require(f"config.{field}", config[field], config[field] > 0, "greater than 0")
-    for field in NOT_NEGATIVE:
-        require(f"config.{field}", config[field], config[field] >= 0, "at least 0")
-    require("config.seed", config.seed, 0 <= config.seed < 2**31, "from 0 to 2147483647")
-    k, too = config.num_temporary_teachers, config.orc.num_temporary_teachers  # differ in a copy that was changed
-    require("config.num_temporary_teachers", k, k == too, f"that of config.orc.num_temporary_teachers={too}")
-    for part in (augment, optim, schedules, splits):
+    for part in (ranges, augment, optim, schedules, splits, transfer):
         part.check(config)
 
 
@@ -342,3 +345,5 @@ def _check_method(resolved: Resolved) -> None:
             f"config.pretrain_epochs=0: members {method.frozen} never learn from what {config.method} does, so they "
             "need pretrain_epochs greater than 0 or a config.pivot_checkpoint"
         )
+    if method.tied:
+        transfer.check_tied(config.init, resolved.starts, len(resolved.architectures))

@@ -37,7 +37,8 @@ def describe(resolved: Resolved, workdir: Path, console: Console) -> None:
         dataset = sets.load(resolved.config, warner(console), resolved.plugins)
     with doing(console, "building the networks"):
         run = build(resolved, dataset, jax.local_devices())
-        stages = [(source.name, source.run) for source in pretrained.plan(run, workdir) if source.run]
+        sources = pretrained.plan(run, workdir)
+        stages = [(source.name, source.run) for source in sources if source.run]
     for title, one in [*stages, (run.config.method, run)]:
         with doing(console, f"{title}: counting operations"):
             cells = {name: f"{each / 1e6:,.1f}" for name, each in forward_flops(one).items()}
@@ -47,6 +48,8 @@ def describe(resolved: Resolved, workdir: Path, console: Console) -> None:
         console.print(table)
         for line in lines:
             warner(console)(line)
+    for line in (*pretrained.about_starts(run, sources), *display.about_classes(run)):
+        warner(console)(line)
 
 
 class Costs(NamedTuple):
@@ -171,9 +174,10 @@ def _lines(run: Run) -> list[str]:
     shape = "x".join(map(str, dataset.image_shape))
     data: Any = dataset.train
     where = "streamed" if dataset.is_streamed else f"in memory, {_size(data.images.nbytes, 'B', 1024)}"
+    often = ", each class as often" if config.balanced_sampling else ""
     forward = f"forward passes {_size(kept, 'B', 1024)} at most, about"
     return [
-        f"data           {dataset.num_train:,} images of {dataset.num_classes} classes, {shape}, {where}",
+        f"data           {dataset.num_train:,} images of {dataset.num_classes} classes, {shape}, {where}{often}",
         f"steps          {run.num_steps:,} of {config.batch_size} images, {config.num_epochs} epochs",
         f"augmentation   {augment.in_words(config, streamed=dataset.is_streamed)}{_on_labels(run)}",
         f"optimizer      {optim.described(config)}",

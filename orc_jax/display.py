@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from orc_jax.data import splits
 from orc_jax.models import LARGE, SMALL
@@ -12,6 +13,8 @@ from orc_jax.run import Run, parameter_counts
 from orc_jax.terminal import ENDLESS, Part, Rows, fitted
 from orc_jax.workdir import metrics
 from orc_jax.workdir.metrics import ENSEMBLE, JOINT, SPEED, Row
+
+SKEWED = 3  # times as many training images of one class as of another, from which on a set is called so
 
 
 def pool_table(run: Run, title: str = "", costs: Mapping[str, Mapping[str, str]] | None = None) -> Rows:
@@ -60,6 +63,22 @@ def about_images(run: Run) -> list[str]:
             "whole, as those of sets in memory are (config.crop_padding, not stream.crop_area and stream.eval_crop)"
         )
     return lines
+
+
+def about_classes(run: Run) -> list[str]:
+    """A line where classes have very different numbers of training images, or none, if these are known."""
+    train: Any = run.dataset.train
+    if not hasattr(train, "labels"):
+        return []
+    names, counts = run.dataset.class_names, np.bincount(train.labels, minlength=run.dataset.num_classes)
+    least, most = int(counts.argmin()), int(counts.argmax())
+    if counts[most] <= SKEWED * counts[least]:
+        return []
+    line = f"note: the classes are skewed: {counts[least]:,} training images of {names[least]}, {counts[most]:,} of "
+    line += names[most]
+    if run.config.balanced_sampling:
+        return [f"{line}; each class that has any comes as often in an epoch (config.balanced_sampling)"]
+    return [f"{line}; config.balanced_sampling=True takes each class as often, and the report tells classes apart"]
 
 
 def epoch_line(run: Run, title: str, row: Row, timing: Row, width: int = ENDLESS) -> str:

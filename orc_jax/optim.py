@@ -7,10 +7,12 @@ can have different rates.
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -125,11 +127,13 @@ def optimizer(
     kind: str | None = None,
     weight_decay: float | None = None,
     layer_rates: Mapping[str, float] | None = None,
+    frozen: Collection[str] = (),
 ) -> optax.GradientTransformation:
     """The direction of an optimizer of a config: of another of `KINDS`, and with another weight decay, if it is given.
 
-    `layer_rates` are factors of the rate by the names of parameters. With `accumulate_steps` the direction is 0 but for
-    every so many updates of a member, when it is that of their mean gradient: a member that pauses counts none.
+    `layer_rates` are factors of the rate by the names of parameters, `frozen` those that stay as they are, whatever
+    their gradient and decay. With `accumulate_steps` the direction is 0 but for every so many updates of a member, when
+    it is that of their mean gradient: a member that pauses counts none.
     """
     decay = config.weight_decay if weight_decay is None else weight_decay
     mask = kernels if config.weight_decay_on == "kernels" else None
@@ -139,12 +143,26 @@ def optimizer(
         direction = optax.chain(direction, slowed)
     if config.accumulate_steps > 1:
         direction = optax.MultiSteps(direction, config.accumulate_steps).gradient_transformation()
-    return direction
+    return _of_others(direction, frozen) if frozen else direction
 
 
 def _scaled(factors: Mapping[str, float], updates: Any, params: Any) -> Any:
     del params
-    return {name: x * factors[name] for name, x in updates.items()}
+    return {name: x * factors[name] if name in factors else x for name, x in updates.items()}
+
+
+def _of_others(direction: optax.GradientTransformation, frozen: Collection[str]) -> optax.GradientTransformation:
+    """A direction of the parameters that are not `frozen`; of these nothing is kept, and theirs is 0."""
+
+    def others(tree: Any) -> Any:
+        return {name: x for name, x in tree.items() if name not in frozen}
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        of_others: Any
+        of_others, state = direction.update(others(updates), state, others(params))
+        return {name: jnp.zeros_like(x) for name, x in updates.items()} | of_others, state
+
+    return optax.GradientTransformation(lambda params: direction.init(others(params)), update)
 
 
 def layer_rates(layers: Mapping[str, int], decay: float) -> dict[str, float]:
@@ -153,10 +171,17 @@ def layer_rates(layers: Mapping[str, int], decay: float) -> dict[str, float]:
     return {name: decay ** (last - layer) for name, layer in layers.items()}
 
 
-def clipped(grads: dict[str, Params], norm: float) -> dict[str, Params]:
-    """Gradients by stack, each member's, and each head's, scaled down to a global norm of at most `norm`."""
+def clipped(
+    grads: dict[str, Params], norm: float, frozen: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> dict[str, Params]:
+    """Gradients by stack, each member's, and each head's, scaled down to a global norm of at most `norm`.
+
+    Those of `frozen` parameters, by stack, have no part in it, and stay as they are.
+    """
     clip: Any = optax.clip_by_global_norm(norm)
-    return {name: jax.vmap(lambda g: clip.update(g, optax.EmptyState())[0])(of) for name, of in grads.items()}
+    counted = {name: {p: g for p, g in of.items() if p not in frozen.get(name, ())} for name, of in grads.items()}
+    cut = {name: jax.vmap(lambda g: clip.update(g, optax.EmptyState())[0])(of) for name, of in counted.items() if of}
+    return {name: of | cut.get(name, {}) for name, of in grads.items()}
 
 
 CHOICES = {"optimizer": tuple(KINDS), "weight_decay_on": ("all", "kernels")}
@@ -200,6 +225,11 @@ def described(config: ConfigDict) -> str:
         *([f"gradients of norm {config.clip_norm:g} at most"] if config.clip_norm else []),
         *([f"an update for every {config.accumulate_steps} steps"] if config.accumulate_steps > 1 else []),
         *([f"rates of layers times {config.layer_decay:g} towards the images"] if config.layer_decay < 1 else []),
+        *(
+            [f"classifiers at {config.classifier_lr_multiplier:g} times the rate"]
+            * (config.classifier_lr_multiplier != 1)
+        ),
+        *([f"frozen {config.frozen}"] if config.frozen else []),
         *([f"averages of decay {config.ema_decay:g}"] if config.ema_decay else []),
         *(["which are evaluated"] if config.eval_ema else []),
     ]

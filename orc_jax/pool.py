@@ -151,13 +151,17 @@ class Pool(struct.PyTreeNode):
         return jax.tree.map(lambda x: x[0], state)
 
     def with_weights(self, weights: Mapping[int, StackState]) -> "Pool":
-        """The pool with parameters and statistics of some members replaced, from `member` of other pools."""
+        """The pool with parameters and statistics of some members replaced, from `member` of other pools.
+
+        Parameters that are not given stay.
+        """
         pool = self
         for number, state in weights.items():
             part = pool.select([number])
             ((name, own),) = part.stacks.items()
             params, batch_stats = jax.tree.map(lambda x: x[None], (state.params, state.batch_stats))
-            pool = pool.put(part.replace(stacks={name: own.replace(params=params, batch_stats=batch_stats)}))
+            own = own.replace(params=own.params | params, batch_stats=batch_stats)
+            pool = pool.put(part.replace(stacks={name: own}))
         return pool
 
 

@@ -1,16 +1,17 @@
 """What comes before a run: members that are trained already, or trained first, and runs that give their weights."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from orc_jax import hosts
+from orc_jax import hosts, transfer
 from orc_jax.errors import UserError
-from orc_jax.models.network import class_axes, with_outputs
-from orc_jax.pool import Pool, StackState
+from orc_jax.models import MODELS
+from orc_jax.models.network import class_axes, weight_shapes, with_outputs
+from orc_jax.pool import Pool, StackState, names_of
 from orc_jax.run import Run, build
 from orc_jax.step import init_averages, init_state
 from orc_jax.workdir import checkpoint, record
@@ -49,7 +50,96 @@ def plan(run: Run, workdir: Path) -> list[Source]:
             stage_run = build(resolved, run.dataset, run.devices)
             record.require_resumable(record.read(folder), stage_run.record(), folder)
         sources.append(Source(folder, stage.members, stage_run, stage.name))
+    parts = {stack.name: weight_shapes(stack.network)[0] for stack in run.spec.stacks}
+    transfer.check_frozen(config.frozen, parts, run.setup.frozen, [*MODELS, *run.resolved.plugins])
+    for one, skipped in _starting(run, sources):
+        find_starts(one, skipped)
     return sources
+
+
+def _starting(run: Run, sources: Sequence[Source]) -> list[tuple[Run, set[int]]]:
+    """The runs that have not begun, with their members that others have trained by then."""
+    trained, runs = set(), []
+    for source in sources:
+        if source.run and not checkpoint.has_checkpoint(source.folder):
+            runs.append((source.run, {i for i, member in enumerate(source.members) if member in trained}))
+        trained |= set(source.members)
+    return [*runs, (run, trained)]
+
+
+class Start(NamedTuple):
+    """Whose weights a member starts from: a member of the run in `folder`."""
+
+    folder: Path
+    record: Record
+    member: int
+
+
+def find_starts(run: Run, skipped: Collection[int] = ()) -> dict[int, Start]:
+    """Where the members start that `config.init` names, but for those that are `skipped`.
+
+    Raises:
+        UserError: if there is no run with a checkpoint, or no network of their architecture for such images.
+    """
+    found, here = {}, run.record()
+    for member, (folder, which) in run.resolved.starts.items():
+        if member in skipped:
+            continue
+        architecture, field = run.spec.architectures[member], f"config.init={run.config.init!r}: {folder}"
+        if (there := record.read(folder)) is None or not checkpoint.has_checkpoint(folder):
+            raise UserError(f"{field} holds no run with a checkpoint; accepted is a workdir, or imported weights")
+        names, taken = (
+            names_of(there.architectures),
+            [start.member for start in found.values() if start.folder == folder],
+        )
+        alike = [i for i, name in enumerate(there.architectures) if name == architecture]
+        fitting = [i for i in alike if which in ("", str(i), names[i])]
+        if not fitting:
+            wanted = f"{architecture}{f', and {which} is none' if which else ''}"
+            raise UserError(f"{field}: needed is a trained {wanted}; its pool is {', '.join(names)}")
+        record.require_same_images(there, here, field, run.dataset.name, same_classes=False)
+        if not there.fits(run.resolved.models[architecture], here.image_shape):
+            shapes = f"images of {there.image_shape}, but {run.dataset.name} has {here.image_shape}"
+            raise UserError(f"{field}: its {architecture} is for {shapes}")
+        found[member] = Start(folder, there, next((i for i in fitting if i not in taken), fitting[0]))
+    return found
+
+
+def load_starts(run: Run, skipped: Collection[int] = ()) -> dict[int, StackState]:
+    """The weights that the members of `find_starts` start from: those of the latest checkpoints, as they are evaluated.
+
+    Where there are more or fewer classes, the classifier is not among them. Else outputs are put in order, as by
+    `load_members`.
+    """
+    loaded = {}
+    for member, start in find_starts(run, skipped).items():
+        name, there, own = run.spec.architectures[member], start.record, run.resolved.plugins
+        trained = checkpoint.restore_networks(start.folder, there, "latest", run.sharding, own, architectures=[name])
+        state = trained.pool.member(start.member)
+        if there.num_classes == run.dataset.num_classes:
+            loaded[member] = _in_order(run, there, member, state)
+        else:
+            classifier = class_axes(run.resolved.models[name], there.num_classes, there.image_shape)
+            kept = {parameter: x for parameter, x in state.params.items() if parameter not in classifier}
+            loaded[member] = state.replace(params=kept)
+    return loaded
+
+
+def about_starts(run: Run, sources: Sequence[Source]) -> list[str]:
+    """What is to be said of members that start from weights, in `run` and in those that come before it."""
+    lines = []
+    for one, skipped in _starting(run, sources):
+        starts = find_starts(one, skipped)
+        for member, (folder, there, number) in starts.items():
+            theirs, ours = there.num_classes, one.dataset.num_classes
+            line = f"{one.spec.member_names[member]} starts from {names_of(there.architectures)[number]} of {folder}"
+            new = f", its classifier is new: for {ours} classes, where there were {theirs}" if theirs != ours else ""
+            twin = next((i for i in starts if i < member and starts[i] == starts[member]), None)
+            same = f", with all weights of {one.spec.member_names[twin]}" if twin is not None and not new else ""
+            lines.append(f"note: {line}{new}{same}")
+        for start in {start.folder: start for start in starts.values()}.values():
+            lines += _notes_on(one, start.folder, start.record)
+    return lines
 
 
 def find_members(run: Run, source: Path, members: Sequence[int], field: str = "") -> dict[int, int]:
@@ -91,14 +181,20 @@ def notes(run: Run, sources: Sequence[Source]) -> list[str]:
     for source in sources:
         if source.run is not None:
             continue
-        there, here = record.require(source.folder), run.record()
-        if note := record.assumed_order(there, here.class_names):
-            lines.append(f"{note} ({source.folder})")
-        if there.pixel_range and there.pixel_range != here.pixel_range:
-            lines.append(
-                f"note: the networks of {source.folder} have seen images by stream.pixel_range={there.pixel_range}, "
-                f"here it is {here.pixel_range}"
-            )
+        lines += _notes_on(run, source.folder, record.require(source.folder))
+    return lines
+
+
+def _notes_on(run: Run, folder: Path, there: Record) -> list[str]:
+    here, lines = run.record(), []
+    same = there.num_classes == here.num_classes
+    if same and (note := record.assumed_order(there, here.class_names)):
+        lines.append(f"{note} ({folder})")
+    if there.pixel_range and there.pixel_range != here.pixel_range:
+        lines.append(
+            f"note: the networks of {folder} have seen images by stream.pixel_range={there.pixel_range}, "
+            f"here it is {here.pixel_range}"
+        )
     return lines
 
 
@@ -152,6 +248,8 @@ def _start(run: Run, workdir: Path, warn: Callable[[str], None]) -> None:
         raise UserError(f"--resume=weights: --workdir={workdir} holds no run whose weights could be taken")
     if not record.differences(there, here):
         return
+    if run.config.init:
+        raise UserError(f"--resume=weights: takes all weights from {workdir}; accepted is an empty config.init")
     with locked(workdir):
         trained = load_members(run, workdir, range(run.spec.size), field=f"--workdir={str(workdir)!r}")
         state = init_state(run.setup, run.method, run.config.seed)

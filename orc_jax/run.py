@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,14 +11,14 @@ import optax
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from orc_jax import optim, parallel, schedules, step
+from orc_jax import optim, parallel, schedules, step, transfer
 from orc_jax.config import Resolved, flat
 from orc_jax.data import augment
 from orc_jax.data.batches import last_step
 from orc_jax.data.mixing import Mixing
 from orc_jax.data.types import Dataset, hold_out
 from orc_jax.methods.base import Method
-from orc_jax.models.network import Network, layers_of, weight_shapes
+from orc_jax.models.network import Network, class_axes, layers_of, weight_shapes
 from orc_jax.parallel import Devices
 from orc_jax.pool import PoolSpec, make_spec
 from orc_jax.verbs import Setup
@@ -95,6 +96,9 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         platform=devices[0].platform,
         early=method.early,
     )
+    classifiers = _classifiers(resolved, dataset) if config.frozen or config.classifier_lr_multiplier != 1 else {}
+    parts = {stack.name: weight_shapes(stack.network)[0] for stack in spec.stacks} if config.frozen else {}
+    frozen = {name: transfer.frozen(config.frozen, name, of, classifiers[name]) for name, of in parts.items()}
     setup = Setup(
         spec=spec,
         image_shape=dataset.image_shape,
@@ -110,26 +114,41 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         unit_rate=schedules.learning_rate_schedule(_of_rate_1(config), dataset.num_train / config.batch_size, num_steps)
         if "learning_rate" in resolved.values
         else None,
-        optimizers=_optimizers(resolved, spec, dataset.image_shape),
+        optimizers=_optimizers(resolved, spec, dataset.image_shape, classifiers, frozen),
         clip_norm=config.clip_norm,
         ema_decay=config.ema_decay,
         mixing=Mixing(config.mixup, config.cutmix),
         label_smoothing=config.label_smoothing,
+        frozen=frozen,
     )
     return Run(resolved, dataset, devices, setup)
 
 
+def _classifiers(resolved: Resolved, dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    """By architecture: the parameters that have an axis of classes."""
+    axes = {name: class_axes(of, dataset.num_classes, dataset.image_shape) for name, of in resolved.models.items()}
+    return {name: tuple(of) for name, of in axes.items()}
+
+
 def _optimizers(
-    resolved: Resolved, spec: PoolSpec, image_shape: tuple[int, int, int]
+    resolved: Resolved,
+    spec: PoolSpec,
+    image_shape: tuple[int, int, int],
+    classifiers: Mapping[str, Collection[str]],
+    frozen: Mapping[str, Collection[str]],
 ) -> dict[str, optax.GradientTransformation]:
     """By architecture, where it is not that of the config."""
     config, kinds, decays, rates = resolved.config, resolved.optimizers, resolved.weight_decays, {}
     if config.layer_decay < 1:
         layers = {stack.name: layers_of(stack.network, image_shape, optim.is_kernel) for stack in spec.stacks}
         rates = {name: optim.layer_rates(of, config.layer_decay) for name, of in layers.items()}
+    if (factor := config.classifier_lr_multiplier) != 1:
+        for name, parameters in classifiers.items():
+            of = rates.get(name, {})
+            rates[name] = of | {parameter: of.get(parameter, 1.0) * factor for parameter in parameters}
     return {
-        name: optim.optimizer(config, kinds.get(name), decays.get(name), rates.get(name))
-        for name in kinds | decays | rates
+        name: optim.optimizer(config, kinds.get(name), decays.get(name), rates.get(name), frozen.get(name, ()))
+        for name in {**kinds, **decays, **rates, **frozen}
     }
 
 

@@ -4,7 +4,8 @@ A method writes one iteration of its paper (see `orc_jax.methods.base`). The ste
 them, and keeps the totals of the metrics.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -34,12 +35,13 @@ class TrainState(struct.PyTreeNode):
     averages: Stacks = struct.field(default_factory=dict)  # of the members, if the run keeps any; without optimizers
 
 
-def init_stacks(setup: Setup, method: Method, seed: int | jax.Array) -> Stacks:
-    """The initial stacks of a pool, and what the method adds to them."""
+def init_stacks(
+    setup: Setup, method: Method, seed: int | jax.Array, trained: Mapping[int, StackState] = MappingProxyType({})
+) -> Stacks:
+    """The initial stacks of a pool, and what the method adds to them. Members that are `trained` start from there."""
     stacks = {name: new_stack(setup, *weights, name) for name, weights in pools.init(setup.spec, seed).items()}
-    if method.start is None:
-        return stacks
-    return method.start(setup, Pool(spec=setup.spec, stacks=stacks), rngs.stream_key(seed, "heads")).stacks
+    pool = Pool(spec=setup.spec, stacks=stacks).with_weights(trained)
+    return pool.stacks if method.start is None else method.start(setup, pool, rngs.stream_key(seed, "heads")).stacks
 
 
 def init_averages(setup: Setup, stacks: Stacks) -> Stacks:
@@ -64,9 +66,11 @@ def move_averages(decay: float, step: jax.Array, averages: Stacks, old: Stacks, 
     return {name: moved(average, old[name], new[name]) for name, average in averages.items()}
 
 
-def init_state(setup: Setup, method: Method, seed: int | jax.Array) -> TrainState:
-    """The state before the first step."""
-    stacks = init_stacks(setup, method, seed)
+def init_state(
+    setup: Setup, method: Method, seed: int | jax.Array, trained: Mapping[int, StackState] = MappingProxyType({})
+) -> TrainState:
+    """The state before the first step; arguments as of `init_stacks`."""
+    stacks = init_stacks(setup, method, seed, trained)
     return reset_totals(
         TrainState(
             step=jnp.zeros((), jnp.int32),

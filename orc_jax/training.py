@@ -22,10 +22,10 @@ from orc_jax.data.batches import calls, last_step
 from orc_jax.data.types import Dataset
 from orc_jax.errors import UserError
 from orc_jax.evaluate import evaluation, renewer
-from orc_jax.pool import Pool, StackState
+from orc_jax.pool import StackState
 from orc_jax.preemption import Stop, watched
 from orc_jax.run import Run, abstract_state, build, values_of
-from orc_jax.step import TrainState, find_diverged, in_turn, init_averages, init_state, make_train_step, reset_totals
+from orc_jax.step import TrainState, find_diverged, in_turn, init_state, make_train_step, reset_totals
 from orc_jax.terminal import Bar, Part, doing
 from orc_jax.workdir import checkpoint, logs, metrics, record
 from orc_jax.workdir.files import locked
@@ -65,7 +65,8 @@ def train(
         pretrained.start_from_weights(run, workdir, warn)
     record.require_resumable(record.read(workdir), here, workdir, warn)
     # Members to start from trained weights, unless the run itself has a checkpoint by now.
-    sources = [] if checkpoint.has_checkpoint(workdir) else pretrained.plan(run, workdir)
+    starts_anew = not checkpoint.has_checkpoint(workdir)
+    sources = pretrained.plan(run, workdir) if starts_anew else []
     for one in (run, *(source.run for source in sources if source.run)):
         optim.check_steps(one.config, one.num_steps)
     hosts.require_equal((here.config, [s.name for s in sources]), "their config, or in what they see of the workdir")
@@ -74,8 +75,10 @@ def train(
         console.print(table)
         for line in (
             *pretrained.notes(run, sources),
+            *(pretrained.about_starts(run, sources) if starts_anew else ()),
             *display.unusual_sizes(run),
             *display.about_images(run),
+            *display.about_classes(run),
             *_long(run, console),
         ):
             warn(line)
@@ -210,12 +213,9 @@ def _restore_or_init(
         return state
     options = parallel.ONCE_OPTIONS.get(run.devices[0].platform)
     init = jax.jit(
-        lambda seed: init_state(run.setup, run.method, seed), out_shardings=run.sharding, compiler_options=options
+        functools.partial(init_state, run.setup, run.method), out_shardings=run.sharding, compiler_options=options
     )
-    state = init(run.config.seed)
-    pool = Pool(spec=run.spec, stacks=state.stacks).with_weights(trained)
-    state = state.replace(stacks=pool.stacks, averages=init_averages(run.setup, pool.stacks))
-    return jax.device_put(state, run.sharding)
+    return init(run.config.seed, pretrained.load_starts(run, trained) | dict(trained))
 
 
 class _Saves:

@@ -5,7 +5,7 @@ pure and inside the compiled step.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ class Setup(NamedTuple):
     ema_decay: float = 0.0  # of the members' averages; 0 is none
     mixing: Mixing = Mixing()  # of the batch, memory or streamed
     label_smoothing: float = 0.0
+    frozen: Mapping[str, Collection[str]] = MappingProxyType({})  # by architecture: parameters that stay as they are
 
     def optimizer_of(self, stack: str) -> optax.GradientTransformation:
         """That of a stack, or of a head."""
@@ -194,7 +195,7 @@ def learn(
     (cotangent,) = pull_loss(jnp.ones_like(losses))
     grads = parallel.mean(gradients(passed, cotangent), context.setup.axis_name)
     # Before members share theirs: what they share stays equal, though their norms are not.
-    grads = optim.clipped(grads, context.setup.clip_norm) if context.setup.clip_norm else grads
+    grads = optim.clipped(grads, context.setup.clip_norm, context.setup.frozen) if context.setup.clip_norm else grads
     grads = share(grads) if share else grads
     rate = jnp.asarray(context.setup.learning_rate(context.step)) * lr_multiplier
     masks = {} if learns is None else passed.pool.spec.by_stack(learns)

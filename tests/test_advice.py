@@ -10,11 +10,12 @@ from absl import flags
 from PIL import Image
 
 from orc_jax import commands, config_files, flagging, main
-from orc_jax.config import CHOICES, NOT_NEGATIVE, POSITIVE, default, flat, resolve
+from orc_jax.config import CHOICES, default, flat, resolve
 from orc_jax.data import arrays, sets
 from orc_jax.data.workers import SHARED_MEMORY
 from orc_jax.errors import UserError
 from orc_jax.methods import METHODS
+from orc_jax.ranges import NOT_NEGATIVE, POSITIVE
 from orc_jax.testing import build_run, toy_dataset
 from orc_jax.workdir import record
 from tests.data.pictures import encode, picture

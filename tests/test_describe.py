@@ -50,13 +50,16 @@ def test_what_is_described_is_what_the_config_says(config, console, tmp_path, to
     config.lr_schedule, config.optimizer, config.clip_norm, config.weight_decay_on = "cosine", "adamw", 1.0, "kernels"
     config.accumulate_steps, config.layer_decay, config.optimizers, config.lr_multipliers = 2, 0.8, "tiny_a=lion", ""
     config.ema_decay, config.eval_ema, config.patience = 0.99, True, 3
+    config.frozen, config.classifier_lr_multiplier, config.balanced_sampling = "backbone", 5.0, True
     text = described(config, tmp_path, console)
     assert "learning rate  0.05, warm-up over 0.5 epochs, then cosine to 0" in text
     told = "adamw, weight decay 0.0005 on kernels alone, optimizers tiny_a=lion, gradients of norm 1 at most, "
     told += "an update for every 2 steps, rates of layers times 0.8 towards the images, "
+    told += "classifiers at 5 times the rate, frozen backbone, "
     told += "averages of decay 0.99, which are evaluated"
     assert told in " ".join(text.split())
     assert "selects the best checkpoint; config.patience=3 may end the run early" in " ".join(text.split())
+    assert "KiB, each class as often\n" in text
     assert "activations    bfloat16" in text and text.count("data ") == 1, "no run before it"
     assert re.search(r"0_tiny_b +target student +359 ", text), text  # 1*4*9 + 2*4 + 4*8*9 + 8*3 + 3
     config.lr_schedule = "constant"

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from orc_jax import display
@@ -27,6 +28,28 @@ def test_the_pool_of_a_run(config, toy, console):
     for row in ("0_tiny_a pivot teacher 525", "1_tiny_b assistant 359", "3_tiny_b target student 359"):
         assert row in text
     assert " all " not in text
+
+
+def test_a_skewed_set_is_told(config, toy):
+    """From more than three times as many of one class as of another on; a class without images counts."""
+    run = build_run(config, toy)
+    assert display.about_classes(run) == []
+    for counts, text in (
+        ((45, 15, 30), ""),
+        ((46, 15, 29), "15 training images of middle, 46 of top"),
+        ((60, 30, 0), "0"),
+    ):
+        labels = np.repeat(np.arange(3, dtype=np.int32), counts)
+        skewed = run._replace(dataset=toy._replace(train=toy.train._replace(labels=labels)))
+        lines = display.about_classes(skewed)
+        assert bool(lines) == bool(text) and all(text in line for line in lines)
+    assert "config.balanced_sampling=True takes each class as often" in lines[0]
+    config.balanced_sampling, config.num_networks, config.method = True, 1, "independent"
+    run = build_run(config, skewed.dataset)
+    assert "comes as often in an epoch (config.balanced_sampling)" in display.about_classes(run)[0]
+    assert display.about_classes(run._replace(dataset=toy._replace(train=object()))) == [], (
+        "a stream that has no labels"
+    )
 
 
 def test_costs_of_a_pool_are_columns(config, toy, console):

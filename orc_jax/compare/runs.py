@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from orc_jax import pretrained
+from orc_jax import pretrained, transfer
 from orc_jax.config import Resolved, resolve
 from orc_jax.data.splits import eval_splits
 from orc_jax.data.types import Dataset
@@ -101,6 +101,7 @@ def pivot_run(resolved: Resolved) -> Resolved:
     """The config that trains the pivot teacher of a run by itself."""
     teacher, epochs = resolved.config.teacher, resolved.config.pretrain_epochs
     alone = {"method": "independent", "method_options": "", "num_networks": 1, "student": teacher}
+    alone["init"] = transfer.of_part(resolved.config.init, len(resolved.architectures), [0])
     return resolved.replace(**alone, num_epochs=epochs, pivot_checkpoint="")
 
 

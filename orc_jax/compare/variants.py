@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from orc_jax import plugins, published
+from orc_jax import plugins, published, transfer
 from orc_jax.compare.runs import Variant
 from orc_jax.config import flat
 from orc_jax.errors import UserError, require_choice, unknown
@@ -24,6 +24,7 @@ POOLS = {
 # Fields that make another teacher; runs that differ in one train theirs themselves.
 OF_THE_TEACHER = (
     "teacher",
+    "init",
     "dataset",
     "data_dir",
     "train_split",
@@ -54,6 +55,9 @@ def of_method(config: ConfigDict, method: str) -> ConfigDict:
     config.update(POOLS.get(method, {}))
     if method in BRANCHED:
         config.teacher = config.student
+    size = config.num_networks
+    roles = ["student"] if method in BRANCHED else [transfer.role(member, size) for member in range(size)]
+    config.init = transfer.of_roles(config.init, roles)  # of those that there are, and are of the same architecture
     if not plugins.is_own(method):
         config.method_options = ""
     return config

@@ -7,22 +7,41 @@ import numpy as np
 
 
 @functools.lru_cache(maxsize=2)
-def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """The order of the examples in an epoch: int32 `[num_examples]`."""
-    return np.random.Generator(np.random.Philox([seed, epoch])).permutation(num_examples).astype(np.int32)
+def permutation(seed: int, epoch: int, num_examples: int, classes: bytes = b"") -> np.ndarray:
+    """The order of the examples in an epoch: int32 `[num_examples]`.
+
+    With `classes`, the labels of all examples as the bytes of int32, it has every class as often: see `balanced`.
+    """
+    rng = np.random.Generator(np.random.Philox([seed, epoch]))
+    if classes:
+        return balanced(rng, np.frombuffer(classes, np.int32)).astype(np.int32)
+    return rng.permutation(num_examples).astype(np.int32)
 
 
-def batch_indices(seed: int, step: int, batch_size: int, num_examples: int) -> np.ndarray:
-    """The examples of training step `step`: int32 `[batch_size]`.
+def balanced(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """As many examples as there are `labels` `[n]`, in random order: every class that has any as often, up to one.
+
+    Within a class, examples are as often as each other, up to one; who comes once more or not at all is drawn.
+    """
+    _, counts = np.unique(labels, return_counts=True)
+    of_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    share, left = divmod(len(labels), len(of_class))
+    once_more = set(rng.permutation(len(of_class))[:left].tolist())
+    drawn = [np.resize(rng.permutation(rows), share + (i in once_more)) for i, rows in enumerate(of_class)]
+    return rng.permutation(np.concatenate(drawn))
+
+
+def batch_indices(seed: int, step: int, batch_size: int, num_examples: int, classes: bytes = b"") -> np.ndarray:
+    """The examples of training step `step`: int32 `[batch_size]`; `classes` as of `permutation`.
 
     The epochs' permutations form one endless stream that is cut into batches, so a batch may reach into the next epoch
-    and no example is dropped or seen twice in an epoch.
+    and without `classes` no example is dropped or seen twice in an epoch.
     """
     start = step * batch_size
     parts = []
     while start < (step + 1) * batch_size:
         epoch, offset = divmod(start, num_examples)
-        part = permutation(seed, epoch, num_examples)[offset : offset + (step + 1) * batch_size - start]
+        part = permutation(seed, epoch, num_examples, classes)[offset : offset + (step + 1) * batch_size - start]
         parts.append(part)
         start += len(part)
     return np.concatenate(parts)

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -50,7 +50,7 @@ def training(
         image `[views, ...]` if there are several.
     """
     if isinstance(dataset.train, Images):
-        size_of = config.batch_size, dataset.num_train
+        size_of = config.batch_size, dataset.num_train, _classes(dataset, config)
         indices = (_own_share(batch_indices(config.seed, step, *size_of)) for step in range(first_step, num_steps))
         yield _on_their_way(indices, devices, calls)
         return
@@ -74,7 +74,13 @@ def _streamed(dataset: Dataset, config: ConfigDict, num_steps: int, views: int) 
         augment=augment.of_stream(config, dataset),
         skip_corrupt=config.stream.skip_corrupt,
         views=views,
+        classes=_classes(dataset, config),
     )
+
+
+def _classes(dataset: Dataset, config: ConfigDict) -> bytes:
+    train: Any = dataset.train
+    return np.asarray(train.labels, np.int32).tobytes() if config.balanced_sampling else b""
 
 
 def first_examples(dataset: Dataset, config: ConfigDict, count: int, views: int) -> Images:
@@ -84,7 +90,8 @@ def first_examples(dataset: Dataset, config: ConfigDict, count: int, views: int)
     """
     count = min(count, config.batch_size)
     if isinstance(dataset.train, Images):
-        rows = batch_indices(config.seed, 0, config.batch_size, dataset.num_train)[:count]
+        size_of = config.batch_size, dataset.num_train, _classes(dataset, config)
+        rows = batch_indices(config.seed, 0, *size_of)[:count]
         return Images(dataset.train.images[rows], dataset.train.labels[rows])
     source = _streamed(dataset, config, 1, views)
     examples = [source[i] for i in range(count)]
@@ -104,18 +111,30 @@ def evaluation(dataset: Dataset, config: ConfigDict, devices: Devices) -> Iterat
         batches = map(_own_share, evaluation_batches(batch_size, size(dataset.test)))
         yield _on_their_way(batches, devices)
         return
-    source = stream.EvalExamples(
+    source = _evaluated(dataset, config, batch_size)
+    source = dataclasses.replace(source, process_index=jax.process_index(), process_count=jax.process_count())
+    with stream.batches(source, batch_size // jax.process_count(), _num_workers(config)) as batches:
+        images = ((Images(batch["image"], batch["label"]), batch["weight"]) for batch in batches)
+        yield _on_their_way(images, devices)
+
+
+def _evaluated(dataset: Dataset, config: ConfigDict, batch_size: int) -> stream.EvalExamples:
+    assert not isinstance(dataset.test, Images)
+    return stream.EvalExamples(
         dataset.test,
         batch_size=batch_size,
         center=augment.center_of_stream(config, dataset.whole),
         size=config.stream.image_size,
         skip_corrupt=config.stream.skip_corrupt,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
-    with stream.batches(source, batch_size // jax.process_count(), _num_workers(config)) as batches:
-        images = ((Images(batch["image"], batch["label"]), batch["weight"]) for batch in batches)
-        yield _on_their_way(images, devices)
+
+
+def evaluation_images(dataset: Dataset, config: ConfigDict, rows: Sequence[int]) -> list[np.ndarray]:
+    """Some images of the evaluation set as the networks see them, uint8, read in this process."""
+    if isinstance(dataset.test, Images):
+        return [dataset.test.images[row] for row in rows]
+    source = _evaluated(dataset, config, config.eval_batch_size)
+    return [source[row]["image"] for row in rows]
 
 
 def _own_share(batch: Any) -> Any:

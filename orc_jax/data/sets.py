@@ -175,6 +175,8 @@ def _fitted(
             f"config.batch_size={config.batch_size}: must be at most the {size(train)} training examples of "
             f"{name} ({config.train_split})"
         )
+    if trains and config.balanced_sampling:
+        splits.require_labels(train, "config.balanced_sampling=True", name, "False, or a set in memory or of a folder")
     image_shape = train.images.shape[1:] if isinstance(train, Images) else (*[config.stream.image_size] * 2, 3)
     mean, std = _constants(config, name, train, image_shape[-1])
     return Dataset(name, train, test, tuple(class_names), image_shape, mean, std)

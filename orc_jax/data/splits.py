@@ -43,18 +43,23 @@ def hold_out(train: Any, config: ConfigDict) -> tuple[Any, Any]:
         UserError: if its labels cannot be known before training, or nothing would be held out.
     """
     field = f"config.validation_share={config.validation_share}"
-    if not hasattr(train, "labels"):
-        raise UserError(
-            f"{field}: {config.dataset} is streamed from records whose labels are known when they are read alone; "
-            "accepted is 0, and splits in TFDS's syntax: config.train_split='train[:95%]' "
-            "config.eval_splits='train[95%:],test'"
-        )
+    instead = "0, and splits in TFDS's syntax: config.train_split='train[:95%]' config.eval_splits='train[95%:],test'"
+    require_labels(train, field, config.dataset, instead)
     rows = held_out_rows(np.asarray(train.labels), config.validation_share, config.seed)
     if not rows.any() or rows.all():
         raise UserError(
             f"{field}: that is {rows.sum()} of the {len(rows)} training examples; accepted is another share"
         )
     return _rows(train, ~rows), _rows(train, rows)
+
+
+def require_labels(train: Any, field: str, name: str, accepted: str) -> None:
+    """Raises `UserError`, naming `field` and what is `accepted`, if a set has no labels before its images are read."""
+    if not hasattr(train, "labels"):
+        raise UserError(
+            f"{field}: {name} is streamed from records whose labels are known when they are read alone; accepted is "
+            f"{accepted}"
+        )
 
 
 def held_out_rows(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -35,7 +35,8 @@ Example = dict[str, Any]  # arrays of NumPy: "image", "label", and of evaluation
 class TrainExamples:
     """The training images of one process, from step `first_step` to `num_steps`: its share of every global batch.
 
-    Each epoch is a permutation of the records, and the epochs follow one another without a gap.
+    Each epoch is a permutation of the records, or with `classes` has every class as often (see
+    `orc_jax.data.batches.permutation`), and the epochs follow one another without a gap.
     """
 
     records: Records
@@ -46,6 +47,7 @@ class TrainExamples:
     augment: Callable[[bytes, np.random.Generator], np.ndarray]  # encoded image -> uint8 [size, size, 3]
     skip_corrupt: bool  # take the next image instead of one that cannot be decoded
     views: int = 1  # crops of each image
+    classes: bytes = b""
     process_index: int = 0
     process_count: int = 1
 
@@ -62,7 +64,7 @@ class TrainExamples:
         position += _global_position(j, self.batch_size, self.process_index, self.process_count)
         count = len(self.records)
         epoch, offset = divmod(position, count)
-        first = int(permutation(self.seed, epoch, count)[offset])
+        first = int(permutation(self.seed, epoch, count, self.classes)[offset])
         for i in range(first, first + count):
             example = _example(self.records, i % count, self.skip_corrupt, functools.partial(self._image, position))
             if example:

@@ -78,6 +78,7 @@ class Method(NamedTuple):
     ensemble: pool, outputs of an evaluation -> logits `[batch, classes]` of the method's own ensemble. Without one, the
         ensemble is the members' mean probability.
     held_out: what the method finds out on held-out training examples, if it does.
+    tied: its members share the layers of the target student.
     values: options that `iterate` takes from `context.value`: in runs that differ in these alone, arguments of one
         program.
     decided_by_labels: what `iterate` decides by each sample's one label, which a mixed batch does not have; empty if
@@ -99,6 +100,7 @@ class Method(NamedTuple):
     early: bool = False
     ensemble: Callable[[Pool, Outputs], jax.Array] | None = None
     held_out: HeldOut | None = None
+    tied: bool = False
     values: tuple[str, ...] = ()
     hand_back: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
     decided_by_labels: str | None = None

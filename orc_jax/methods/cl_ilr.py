@@ -71,4 +71,4 @@ def cl_ilr(
         pool = learn(context, passed, loss, share=lambda grads: tie(grads, [architecture], shared, reduce))
         return pool, scores(context, passed.logits, batch.labels)
 
-    return Method(iterate, pool_roles(size, "peer", "peer"), start=start, decided_by_labels="")
+    return Method(iterate, pool_roles(size, "peer", "peer"), start=start, decided_by_labels="", tied=True)

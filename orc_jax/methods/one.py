@@ -118,4 +118,4 @@ def one(
         return gated(pool, out, None, trains=False)[0]
 
     roles = pool_roles(size, "peer", "peer")
-    return Method(iterate, roles, start=start, ensemble=ensemble, early=True, decided_by_labels="")
+    return Method(iterate, roles, start=start, ensemble=ensemble, early=True, decided_by_labels="", tied=True)

@@ -121,6 +121,7 @@ def pcl(
         pool_roles(size, "peer", "peer"),
         views=size if own_augmentation else 1,
         start=start,
+        tied=True,
         ensemble=lambda pool, out: ensemble_logits(out),
         decided_by_labels="",
     )

@@ -69,6 +69,7 @@ class Predicted(NamedTuple):
     ensemble: np.ndarray  # probabilities [samples, classes]
     features: tuple[np.ndarray, ...]  # of the first member and of the target student: [samples, dim]
     labels: np.ndarray  # [samples]
+    rows: np.ndarray  # where they are among the evaluation samples that the networks were shown, [samples]
 
 
 class Feedback(NamedTuple):
@@ -188,11 +189,11 @@ def predictions(networks: Networks, max_examples: int) -> Predicted:
         joint = ensemble(pool, out) if ensemble else out.logits[0, :, :0]
         return jnp.moveaxis(out.logits, 0, 1), joint, *(_features(pool, out.features, m) for m in (0, pool.size - 1))
 
-    outputs, labels = _on_evaluation_set(networks.run, max_examples, outputs_of, networks.pool)
+    outputs, labels, rows = _on_evaluation_set(networks.run, max_examples, outputs_of, networks.pool)
     logits, joint, *features = outputs
     logits = np.moveaxis(logits, 1, 0)
     joint = np.exp(measures.log_softmax(joint)) if ensemble else measures.mean_probability(logits)
-    return Predicted(logits, joint, tuple(features), labels)
+    return Predicted(logits, joint, tuple(features), labels, rows)
 
 
 def _features(pool: Pool, features: dict[str, jax.Array], member: int) -> jax.Array:
@@ -200,8 +201,20 @@ def _features(pool: Pool, features: dict[str, jax.Array], member: int) -> jax.Ar
     return features[stack.name][stack.members.index(member)]
 
 
-def _on_evaluation_set(run: Run, max_examples: int, function: Callable, pool: Pool) -> tuple[Any, np.ndarray]:
-    """`function(pool, normalised images)`, a tree of arrays `[batch, ...]`, and the labels, of all samples."""
+def evaluation_images(run: Run, max_examples: int, rows: np.ndarray) -> list[np.ndarray]:
+    """The images, as the networks see them, of some `rows` of the samples that `predictions` has shown them.
+
+    Raises:
+        UserError: if one cannot be read any more.
+    """
+    dataset = run.dataset._replace(test=some(run.dataset.test, max_examples))
+    return feed.evaluation_images(dataset, run.config, rows.tolist())
+
+
+def _on_evaluation_set(
+    run: Run, max_examples: int, function: Callable, pool: Pool
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """`function(pool, normalised images)`, a tree of arrays `[batch, ...]`, labels, and places, of all samples."""
     dataset = run.dataset._replace(test=some(run.dataset.test, max_examples))
     config = ConfigDict(run.config)
     config.eval_batch_size = min(config.eval_batch_size, size(dataset.test))
@@ -212,13 +225,14 @@ def _on_evaluation_set(run: Run, max_examples: int, function: Callable, pool: Po
         images, labels = pick(data, batch)
         return function(pool, normalize(images, run.setup.mean, run.setup.std)), labels
 
-    parts = []
+    parts, shown = [], 0
     with feed.evaluation(dataset, config, run.devices) as batches:
         for batch in batches:
             batch, weights = jax.tree.map(lambda x: x[0], batch)  # of the one device
             counts = np.asarray(weights) > 0
-            outputs = jax.device_get(on_batch(pool, data, batch))
+            outputs = *jax.device_get(on_batch(pool, data, batch)), shown + np.arange(len(counts))
             parts.append(jax.tree.map(lambda x, counts=counts: x[counts], outputs))
+            shown += len(counts)
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 

@@ -184,6 +184,26 @@ def matrix(title: str, names: Sequence[str], values: np.ndarray) -> Figure:
 
 
 @styled
+def confusion(title: str, names: Sequence[str], shares: np.ndarray) -> Figure:
+    """Shares of each true class (rows) by class, `[classes, classes]`; with names and numbers where they fit."""
+    few = len(names) <= 12
+    figure, axes = _axes(1.6 + 0.36 * len(names) if few else 4.6)
+    axes.imshow(100 * shares, cmap="cividis", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+    if few:
+        for (i, j), share in np.ndenumerate(shares):
+            axes.text(
+                j, i, f"{100 * share:.0f}", ha="center", va="center", color="#ffffff" if share < 0.5 else "#000000"
+            )
+        labels = [short(name) for name in names]
+        axes.set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), labels)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set(title=title, xlabel="taken for", ylabel="true class")
+    return figure
+
+
+@styled
 def correlation_difference(title: str, difference: np.ndarray) -> Figure:
     """A matrix of differences, class by class, in [-2, 2]; the scale is symmetric and ends at the largest."""
     figure, axes = _axes(3.8)

@@ -53,6 +53,32 @@ def per_class_accuracy(predicted: np.ndarray, labels: np.ndarray, num_classes: i
     return np.where(counts, right / np.maximum(counts, 1), np.nan)
 
 
+def confusion(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """How many samples of each class are taken for which: int `[true class, class]`, without those for NOTHING."""
+    matrix = np.zeros((num_classes, num_classes), int)
+    taken = predicted != NOTHING
+    np.add.at(matrix, (labels[taken], predicted[taken]), 1)
+    return matrix
+
+
+def precision_and_recall(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each class, `[classes]`: the share of what is taken for it that is of it, and of its samples that are right.
+
+    NaN where there is nothing to share: no sample is taken for the class, or none is of it.
+    """
+    matrix = confusion(predicted, labels, num_classes)
+    totals = matrix.sum(0), np.bincount(labels, minlength=num_classes)
+    precision, recall = (np.where(total, matrix.diagonal() / np.maximum(total, 1), np.nan) for total in totals)
+    return precision, recall
+
+
+def most_confused(matrix: np.ndarray) -> list[tuple[int, int]]:
+    """The pairs (true class, what it is taken for) of a confusion matrix that occur, the most frequent first."""
+    wrong = matrix * ~np.eye(len(matrix), dtype=bool)
+    order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
+    return [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, matrix.shape), strict=True)]
+
+
 def hardest(sample_losses: np.ndarray, fraction: float) -> np.ndarray:
     """The samples with the highest mean loss over the members: sorted positions.
 

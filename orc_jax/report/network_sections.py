@@ -7,7 +7,7 @@ import numpy as np
 from orc_jax import samples
 from orc_jax.data.augment import in_words
 from orc_jax.errors import UserError
-from orc_jax.report import collect, figures, measures
+from orc_jax.report import collect, confusions, figures, measures
 from orc_jax.report.collect import Logged, Networks, Predicted
 from orc_jax.report.page import Drawn, Section, table
 from orc_jax.report.sections import counted, percent
@@ -238,6 +238,7 @@ def of_networks(
     predicted = collect.predictions(networks, max_examples)
     made = [
         classes(logged, predicted),
+        confusions.section(logged, networks, predicted, max_examples),
         pivot(logged, networks, predicted, max_examples),
         agreement(logged, predicted),
         correlations(logged, predicted),

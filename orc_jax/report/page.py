@@ -27,6 +27,7 @@ class Section(NamedTuple):
     text: str  # what one sees and how it was computed; plain
     html: str = ""  # tables and the like
     drawn: tuple[Drawn, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()  # that are written beside the page: (name, text)
 
     @property
     def is_left_out(self) -> bool:

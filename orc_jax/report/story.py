@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orc_jax import config as configs
+from orc_jax import transfer
 from orc_jax.data.splits import eval_splits
 from orc_jax.errors import UserError
 from orc_jax.methods import METHODS
@@ -31,6 +32,7 @@ NOT_ALONE = {
     "method",
     "method_options",
     "pretrain_epochs",
+    "init",
     "num_temporary_teachers",
     "seed",
 }
@@ -172,7 +174,8 @@ def is_alone(there: Record, here: Record) -> bool:
     counted = (name for name in fields if name not in NOT_ALONE and name.partition(".")[0] not in METHODS)
     data = ("num_train", "class_names", "image_shape")
     same_data = all(getattr(there, name) == getattr(here, name) for name in data)
-    return same_data and all(fields[name] == others.get(name) for name in counted)
+    started = [transfer.of_roles(of["init"], ["student"]) for of in (fields, others)]
+    return same_data and started[0] == started[1] and all(fields[name] == others.get(name) for name in counted)
 
 
 def alone_command(logged: Logged) -> str | None:
@@ -183,6 +186,8 @@ def alone_command(logged: Logged) -> str | None:
     words = [word for word in shlex.split(command) if not word.startswith("--resume")]
     words += ["--config.method=independent", "--config.num_networks=1"]
     words += [f"--config.{field}=" for field in ("pivot_checkpoint", "method_options") if config[field]]
+    if config.init:
+        words.append(f"--config.init={transfer.of_roles(config.init, ['student'])}")
     return shlex.join([*words, f"--workdir={logged.workdir.with_name(logged.workdir.name + '_alone')}"])
 
 

@@ -71,6 +71,8 @@ def _write(out: Path, parts: Sequence[Part], title: str = "") -> Path:
             for drawn in (one for section in part.sections for one in section.drawn):
                 name = drawn.name if len(parts) == 1 else f"{part.name}-{drawn.name}"
                 (out / f"{name}.png").write_bytes(figures.as_png(drawn.figure))
+            for file, content in (one for section in part.sections for one in section.files):
+                replace_text(out / (file if len(parts) == 1 else f"{part.name}-{file}"), content)
         replace_text(out / PAGE, text)
     return out / PAGE
 

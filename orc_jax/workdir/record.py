@@ -308,14 +308,14 @@ def _differing_data(there: Record, here: Record, names: Iterable[str]) -> list[s
     return lines
 
 
-def require_same_images(there: Record, here: Record, field: str, name: str) -> None:
+def require_same_images(there: Record, here: Record, field: str, name: str, same_classes: bool = True) -> None:
     """Checks that networks of the run `there` can be taken over by the run `here`: of images that are normalised alike.
 
-    Raises:
-        UserError: saying what differs, naming `field`, and the data set here as `name`.
+    Without `same_classes` there may be more or fewer classes there. Raises `UserError`, saying what differs, naming
+    `field`, and the data set here as `name`.
     """
     channels, classes = there.image_shape[-1], there.num_classes
-    if channels != here.image_shape[-1] or classes != here.num_classes:
+    if channels != here.image_shape[-1] or (same_classes and classes != here.num_classes):
         raise UserError(
             f"{field}: its networks are for {channels} channels and {classes} classes, but {name} has "
             f"{here.image_shape[-1]} and {here.num_classes}"

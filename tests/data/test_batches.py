@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from orc_jax.data.batches import batch_indices, calls, evaluation_batches, last_step, permutation
+from orc_jax.data.batches import balanced, batch_indices, calls, evaluation_batches, last_step, permutation
 
 
 def test_every_example_once_in_every_epoch():
@@ -33,6 +33,20 @@ def test_order_depends_on_seed_and_step_alone():
     batch_indices(0, 50, 8, 30)
     np.testing.assert_array_equal(batch_indices(0, 5, 8, 30), first)
     assert not np.array_equal(batch_indices(1, 5, 8, 30), first)
+
+
+def test_every_class_as_often():
+    """Eleven examples: nine of class 0, one each of 2 and 5; an epoch has four, four and three of them."""
+    labels = np.array([0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 0], np.int32)
+    seen = set()
+    for epoch in range(40):
+        order = permutation(3, epoch, len(labels), labels.tobytes())
+        assert sorted(np.bincount(labels[order], minlength=6)) == [0, 0, 0, 3, 4, 4] and order.dtype == np.int32
+        assert np.bincount(order, minlength=11)[labels == 0].max() == 1, "of a large class nobody comes twice"
+        seen |= set(order.tolist())
+    assert seen == set(range(11)), "and all come at some time"
+    np.testing.assert_array_equal(order, permutation(3, 39, len(labels), labels.tobytes()))
+    assert sorted(balanced(np.random.default_rng(0), np.arange(7))) == list(range(7))
 
 
 def test_evaluation_batches_pad_with_weight_zero():

@@ -6,7 +6,7 @@ import pytest
 
 from orc_jax.data import feed, stream
 from orc_jax.data.batches import batch_indices
-from orc_jax.data.types import Dataset
+from orc_jax.data.types import Dataset, Images
 from orc_jax.errors import UserError
 from tests.data.pictures import Encoded, encode, picture
 
@@ -90,6 +90,20 @@ def test_batches_of_a_streamed_set_are_images(streamed, config):
     several = training(streamed, config, num_steps=1, views=3)[0].images
     assert several.shape == (2, 2, 3, 8, 8, 3)
     np.testing.assert_array_equal(several[:, :, 0], batches[0].images)
+
+
+def test_balanced_classes(toy, streamed, config):
+    """Of sets in memory and of streams, in batches and in what is shown of the first."""
+    config.balanced_sampling = True
+    skewed = toy._replace(train=Images(toy.train.images, np.array([0] * 80 + [1] * 10, np.int32)))
+    rows = np.concatenate([batch.ravel() for batch in training(skewed, config, num_steps=45)])  # two epochs
+    assert np.bincount(skewed.train.labels[rows]).tolist() == [90, 90]
+    np.testing.assert_array_equal(feed.first_examples(skewed, config, 4, 1).labels, skewed.train.labels[rows[:4]])
+    records = Encoded(*streamed.train.images)
+    records.labels = [0] * 8 + [1]
+    batches = training(streamed._replace(train=records), config, num_steps=9)  # four epochs
+    numbers = np.concatenate([batch.labels.ravel() for batch in batches])  # the label of each is its number
+    assert abs(int((numbers == 8).sum()) - 18) <= 2
 
 
 def test_batches_of_calls_of_several_steps(toy, streamed, config):

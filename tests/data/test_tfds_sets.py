@@ -208,6 +208,13 @@ def test_a_tfds_set_of_images_of_many_sizes_is_streamed(tfds_dir):
         jax.tree.map(np.testing.assert_array_equal, list(batches), first[5:])
 
 
+def test_classes_of_a_streamed_set_cannot_be_balanced(tfds_dir):
+    fields = {"dataset": "photos", "data_dir": str(tfds_dir), "train_split": "train[:9]", "batch_size": 4}
+    config = config_for(eval_split="validation", balanced_sampling=True, **fields)
+    with pytest.raises(UserError, match=r"config.balanced_sampling=True: photos is streamed .* accepted is False, or"):
+        sets.load(config, print)
+
+
 def test_hidden_labels_of_a_streamed_set_are_refused(tfds_dir, monkeypatch):
     """Before training, by the name of the split; one that was not looked at then, when it is read."""
     fields = {"dataset": "photos", "data_dir": str(tfds_dir), "batch_size": 4}

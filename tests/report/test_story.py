@@ -124,6 +124,8 @@ def test_the_command_for_the_student_alone(command, expected, logged):
     pivot = one.resolved.replace(pivot_checkpoint="runs/pivot")
     if expected:
         assert "--config.pivot_checkpoint= " in story.alone_command(one._replace(resolved=pivot))
+        started = one.resolved.replace(init="teacher=a,student=b:1")
+        assert "--config.init=student=b:1 " in story.alone_command(one._replace(resolved=started))
 
 
 def test_alone_there_is_nothing_to_compare_with(finished):

@@ -1,0 +1,23 @@
+"""The ranges of the fields that are numbers, each by itself."""
+
+from ml_collections import ConfigDict
+
+from orc_jax.errors import require
+
+POSITIVE = ("batch_size", "num_epochs", "eval_batch_size", "eval_every_epochs", "log_every_steps", "steps_per_call")
+NOT_NEGATIVE = ("pretrain_epochs", "crop_padding", "examples_per_class", "checkpoint_every_steps", "patience")
+
+
+def check(config: ConfigDict) -> None:
+    """Checks them.
+
+    Raises:
+        UserError: naming the first that is out of its range, its value and what would be accepted.
+    """
+    for field in POSITIVE:
+        require(f"config.{field}", config[field], config[field] > 0, "greater than 0")
+    for field in NOT_NEGATIVE:
+        require(f"config.{field}", config[field], config[field] >= 0, "at least 0")
+    require("config.seed", config.seed, 0 <= config.seed < 2**31, "from 0 to 2147483647")
+    k, too = config.num_temporary_teachers, config.orc.num_temporary_teachers  # differ in a copy that was changed
+    require("config.num_temporary_teachers", k, k == too, f"that of config.orc.num_temporary_teachers={too}")
