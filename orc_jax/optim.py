@@ -188,13 +188,11 @@ CHOICES = {"optimizer": tuple(KINDS), "weight_decay_on": ("all", "kernels")}
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the fields of the optimizer by themselves.
+    """Checks the fields of the optimizer by themselves, but for those of `CHOICES`.
 
     Raises:
         UserError: naming the first that is wrong, its value and what would be accepted.
     """
-    for field, accepted in CHOICES.items():
-        require_choice(f"config.{field}", config[field], accepted)
     for field in ("momentum", "weight_decay", "clip_norm"):
         require(f"config.{field}", config[field], config[field] >= 0, "at least 0")
     require("config.accumulate_steps", config.accumulate_steps, config.accumulate_steps >= 1, "at least 1")

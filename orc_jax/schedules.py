@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import optax
 from ml_collections import ConfigDict
 
-from orc_jax.errors import UserError, require, require_choice
+from orc_jax.errors import UserError, require
 
 
 def _restarted(config: ConfigDict, num_steps: int, warmup: int) -> optax.Schedule:
@@ -62,12 +62,11 @@ CHOICES = {"lr_schedule": tuple(SCHEDULES)}
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the fields of the schedule by themselves.
+    """Checks the fields of the schedule by themselves, but for those of `CHOICES`.
 
     Raises:
         UserError: naming the first that is wrong, its value and what would be accepted.
     """
-    require_choice("config.lr_schedule", config.lr_schedule, SCHEDULES)
     require("config.learning_rate", config.learning_rate, config.learning_rate > 0, "greater than 0")
     for field in ("warmup_epochs", "lr_decay"):
         require(f"config.{field}", config[field], config[field] >= 0, "at least 0")
