@@ -19,10 +19,15 @@ def test_rampup_golden():
     np.testing.assert_allclose(rampup(jnp.float32(0.5), 1.0), np.exp(-1.25), rtol=1e-6)
 
 
+def alone(measure, logits, labels):
+    """`Context.by_labels` of a batch that is not mixed."""
+    return measure(logits, labels)
+
+
 def test_scores_golden():
     # Two members, three samples of the classes 0, 1, 1; the second member says the same of all.
     log = jnp.log(jnp.array([[[3.0, 1.0], [1.0, 3.0], [3.0, 1.0]], [[1.0, 1.0]] * 3]))
-    result = scores(SimpleNamespace(mean=lambda x: x), log, jnp.array([0, 1, 1]))
+    result = scores(SimpleNamespace(mean=lambda x: x, by_labels=alone), log, jnp.array([0, 1, 1]))
     np.testing.assert_allclose(result["loss"], [(2 * np.log(4 / 3) + np.log(4)) / 3, np.log(2)], rtol=1e-6)
     np.testing.assert_allclose(result["accuracy"], [2 / 3, 1 / 3], rtol=1e-6)
     assert set(result) == {"loss", "accuracy"} == set(Method(iterate=None, roles=()).metrics)
@@ -30,8 +35,8 @@ def test_scores_golden():
 
 def test_scores_are_those_of_the_global_batch():
     logits, labels = jax.random.normal(jax.random.key(0), (3, 8, 4)), jnp.arange(8) % 4
-    whole = scores(SimpleNamespace(mean=lambda x: x), logits, labels)
-    context = SimpleNamespace(mean=lambda x: parallel.mean(x, "devices"))
+    whole = scores(SimpleNamespace(mean=lambda x: x, by_labels=alone), logits, labels)
+    context = SimpleNamespace(mean=lambda x: parallel.mean(x, "devices"), by_labels=alone)
     of_one = jax.vmap(lambda x, y: scores(context, x, y), in_axes=(1, 0), axis_name="devices")
     shares = of_one(logits.reshape(3, 2, 4, 4), labels.reshape(2, 4))
     for name in whole:

@@ -62,7 +62,7 @@ SAID = {
         "metrics": (*SCORES, "gap", "threshold", "expert_mode"),
         "shares": (EXPERT_MODE,),
     },
-    "pcl": {"roles": ("peer", "peer", "peer", "target student"), "views": 4},
+    "pcl": {"roles": ("peer", "peer", "peer", "target student"), "views": 4, "tied": True},
     "kd": {
         "roles": ("teacher", "student", "student", "target student"),
         "stages": (PIVOT,),
@@ -76,8 +76,8 @@ SAID = {
         "values": ("temperature", "lam"),
     },
     "okddip": {"roles": ("auxiliary peer", "auxiliary peer", "auxiliary peer", "target student")},
-    "one": {"roles": ("peer", "peer", "peer", "target student"), "early": True},
-    "cl_ilr": {"roles": ("peer", "peer", "peer", "target student")},
+    "one": {"roles": ("peer", "peer", "peer", "target student"), "early": True, "tied": True},
+    "cl_ilr": {"roles": ("peer", "peer", "peer", "target student"), "tied": True},
     "independent": {"roles": ("member", "member", "member", "target student"), "spares": 2},
 }
 FUNCTIONS = {
@@ -87,7 +87,7 @@ FUNCTIONS = {
 }
 NOT_SAID = (*FUNCTIONS, "iterate", "decided_by_labels")  # the last in test_mixing.py
 PLAIN = {"metrics": SCORES, "shares": (), "views": 1, "stages": (), "frozen": (), "spares": None}
-PLAIN |= {"held_out": None, "early": False, "values": ()}
+PLAIN |= {"held_out": None, "early": False, "values": (), "tied": False}
 
 
 @pytest.mark.parametrize("name", METHODS)
