@@ -1,7 +1,7 @@
 """What pyproject.toml cannot say: requirements are read from requirements.txt, the one place that bounds versions.
 
 The plain install takes JAX for CPU; the extras `cuda12` and `tpu` are for accelerators, `export` for PyTorch and ONNX,
-`prepare` for sets of TFDS that are not prepared yet.
+`tune` for Optuna, `prepare` for sets of TFDS that are not prepared yet.
 """
 
 from pathlib import Path
@@ -16,13 +16,19 @@ def requirements(name: str) -> list[str]:
 
 needed = requirements("requirements.txt")
 (jax,) = (line for line in needed if line.startswith("jax["))
-optional = [line for line in requirements("requirements-dev.txt") if line.startswith(("torch", "onnx"))]
+
+
+def of_tests(*names: str) -> list[str]:
+    return [line for line in requirements("requirements-dev.txt") if line.startswith(names)]
+
+
 setup(
     install_requires=[line.replace("jax[cuda12]", "jax") for line in needed],
     extras_require={
         "cuda12": [jax],
         "tpu": [jax.replace("cuda12", "tpu")],
-        "export": optional,
+        "export": of_tests("torch", "onnx"),
+        "tune": of_tests("optuna"),
         "prepare": requirements("requirements-prepare.txt"),
     },
 )

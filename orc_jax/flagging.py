@@ -60,6 +60,13 @@ def define_cache(own: flags.FlagValues) -> flags.FlagHolder[str]:
     return flags.DEFINE_string("compilation_cache", str(cache.folder()), help, flag_values=own)
 
 
+def refuse(argv: list[str], names: Iterable[str], why: str) -> None:
+    """Raises `UserError` if one of the flags `names` is given, which other commands have."""
+    for name in names:
+        if any(argument.lstrip("-").partition("=")[0] == name for argument in argv[1:]):
+            raise UserError(f"--{name} {why}")
+
+
 def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Given:
     """Parses a command line: `own` flags into themselves, and the config with its overrides.
 
@@ -81,7 +88,7 @@ def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Gi
     for argument in rest[1:]:
         if argument.startswith("-") and not re.match(r"--?(no)?config\.", argument):
             raise UserError(_unknown_flag(argument, own))
-    workdir = own["workdir"].value
+    workdir = own["workdir"].value if "workdir" in own else None
     dataset = re.findall(r"(?m)^--?config\.dataset(?:=|\n)(.*)", "\n".join(rest))
     config, base, of_run = config_files.base(
         given, place("--workdir", workdir) if workdir else None, dataset[-1] if dataset else None

@@ -1,17 +1,12 @@
 """Training, top to bottom: build, pre-train, restore, loop, evaluate, log, save."""
 
-import collections
-import contextlib
 import functools
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from rich.console import Console
 
@@ -22,28 +17,33 @@ from orc_jax.data.batches import calls, last_step
 from orc_jax.data.types import Dataset
 from orc_jax.errors import UserError
 from orc_jax.evaluate import evaluation, renewer
+from orc_jax.meter import Meter
 from orc_jax.pool import StackState
 from orc_jax.preemption import Stop, watched
 from orc_jax.run import Run, abstract_state, build, values_of
 from orc_jax.step import TrainState, find_diverged, in_turn, init_state, make_train_step, reset_totals
-from orc_jax.terminal import Bar, Part, doing
+from orc_jax.terminal import Bar, doing
 from orc_jax.workdir import checkpoint, logs, metrics, record
 from orc_jax.workdir.files import locked
 from orc_jax.workdir.metrics import Row
 
-# Calls of the step that may be dispatched and not finished: enough to keep a device busy, few enough to leave soon when
-# asked to.
-IN_FLIGHT = 2
 MANY = 2_000_000  # images times members, from which on a run is a long one
 
 
 def train(
-    resolved: Resolved, workdir: Path, console: Console, *, resume: str = "run", dataset: Dataset | None = None
+    resolved: Resolved,
+    workdir: Path,
+    console: Console,
+    *,
+    resume: str = "run",
+    dataset: Dataset | None = None,
+    on_epoch: Callable[[Row], None] | None = None,
 ) -> None:
     """Trains the run of a config in `workdir`, or goes on with it where it stopped.
 
     With `resume="weights"` another run may lie in `workdir`, and its weights are where this one starts. `dataset` is
-    what to train on, instead of the set that the config names.
+    what to train on, instead of the set that the config names. `on_epoch` is given the row of the log of every epoch,
+    once it is written and saved; what it raises ends the run, which can go on from there.
 
     Raises:
         UserError: for bad input, before anything is compiled or written; if a member diverges; and if a checkpoint
@@ -89,7 +89,7 @@ def train(
                 fit(source.run, source.folder, so_far, stop, console, title=source.name)
             with doing(console, f"reading members from {source.folder}"):
                 trained |= pretrained.load_members(run, source.folder, source.members)
-        fit(run, workdir, trained, stop, console, title=run.config.method)
+        fit(run, workdir, trained, stop, console, title=run.config.method, on_epoch=on_epoch)
     console.print(display.summary(run, workdir))
     console.print(f"results in {workdir}", soft_wrap=True)
 
@@ -110,11 +110,19 @@ def _long(run: Run, console: Console) -> list[str]:
 
 
 def fit(
-    run: Run, workdir: Path, trained: Mapping[int, StackState], stop: Stop, console: Console, *, title: str
+    run: Run,
+    workdir: Path,
+    trained: Mapping[int, StackState],
+    stop: Stop,
+    console: Console,
+    *,
+    title: str,
+    on_epoch: Callable[[Row], None] | None = None,
 ) -> None:
     """Trains `run` from its latest checkpoint in `workdir`, or from the start, to its last step, or until `stop`.
 
-    `trained` are the weights of members that start trained; `title` is that of the progress bar and of the lines.
+    `trained` are the weights of members that start trained; `title` is that of the progress bar and of the lines;
+    `on_epoch` as in `train`.
     """
     config, num_train = run.config, run.dataset.num_train
     record.write(workdir, run.record())
@@ -141,7 +149,7 @@ def fit(
         counts, same = itertools.tee(_steps_of_calls(run, step))
         opened = feed.training(run.dataset, config, run.devices, step, run.num_steps, run.method.views, same)
         with opened as batches, Bar(console, title, run.num_steps, step) as bar:
-            meter = _Meter(run, bar, log, saves.check)
+            meter = Meter(run, bar, log, saves.check)
             for epoch in range(1, config.num_epochs + 1):
                 end = last_step(epoch, config.batch_size, num_train)
                 bar.title(f"{title} epoch {epoch}/{config.num_epochs}")
@@ -181,6 +189,8 @@ def fit(
                     if leaving:
                         saves.leave(stop, title, step)
                     if step == end:
+                        if on_epoch:
+                            on_epoch(history[-1])
                         meter.restart()
                 if metrics.stalled(history, target, config.patience):
                     console.print(
@@ -261,80 +271,3 @@ class _Saves:
                 )
             self.isolated.add(i)
             self.warn(f"{what}. It is left alone from there on")
-
-
-class _Meter:
-    """Speed and running means of the steps that are finished, and a bound on those that are not."""
-
-    def __init__(self, run: Run, bar: Bar, log: logs.MetricsLog, check: Callable[[jax.Array], None]):
-        self.run, self.bar, self.log, self.check = run, bar, log, check
-        self.unfinished: collections.deque[tuple[int, int, Any]] = collections.deque()
-        self.compiled: set[int] = set()  # calls of so many steps
-        self.restart()
-
-    def restart(self) -> None:
-        self.started, self.steps = time.perf_counter(), 0
-
-    @contextlib.contextmanager
-    def compiling(self, count: int) -> Iterator[None]:
-        """Around a call of `count` steps, the first of which compiles it."""
-        if count in self.compiled:
-            yield
-            return
-        with self.bar.doing("compiling the training step"):
-            yield
-
-    def dispatched(self, step: int, state: TrainState, count: int) -> None:
-        """Waits until at most `IN_FLIGHT` calls are not finished. `state` is that after `step`, which may be one."""
-        due = step % self.run.config.log_every_steps == 0
-        self.unfinished.append((step, count, _shown(state) if due else _finished(state)))
-        self._wait(IN_FLIGHT if count in self.compiled else 0)
-        if count not in self.compiled:  # the first call compiles; its time is no measure of speed
-            if not self.compiled:
-                self.bar.starts()
-            self.compiled.add(count)
-            self.restart()
-
-    def _wait(self, allowed: int) -> None:
-        while len(self.unfinished) > allowed:
-            step, count, values = self.unfinished.popleft()
-            jax.block_until_ready(values)
-            self.steps += count
-            if not isinstance(values, tuple):
-                self.bar.update(step)
-                continue
-            (loss, accuracy), diverged_at = jax.device_get(values)
-            self.check(diverged_at)
-            speed = self.steps * self.run.config.batch_size / (time.perf_counter() - self.started)
-            texts = (f"loss {loss:.3f}", 3), (f"accuracy {accuracy:.1%}", 5), (f"{speed:.0f} images/s", 4)
-            self.bar.update(step, [Part(*text) for text in texts])
-            self.log.point(step, {"loss": float(loss), "accuracy": float(accuracy), metrics.SPEED: speed})
-
-    def report(self, step: int, epoch: int, state: TrainState) -> tuple[Row, Row]:
-        """The epoch's metrics, by the names of the log, and its timing. Waits for the device."""
-        self._wait(0)
-        totals, iterations, diverged_at = jax.device_get((state.totals, state.iterations, state.diverged_at))
-        self.check(diverged_at)
-        seconds = time.perf_counter() - self.started
-        names = self.run.spec.member_names
-        rate = np.asarray(self.run.setup.learning_rate(step - 1))
-        row: Row = {"step": step, "epoch": epoch, metrics.RATE: float(rate)}
-        speed = self.steps * self.run.config.batch_size / seconds
-        timing = {metrics.SPEED: speed} if self.steps else {}
-        for metric, values in totals.items():
-            row |= {metrics.train(metric, name): float(v / iterations) for name, v in zip(names, values, strict=True)}
-        row |= {metrics.diverged(name): int(at) for name, at in zip(names, diverged_at, strict=True) if at}
-        return row, timing
-
-
-# What is known of a step without waiting for the next: copies, for the state is given away.
-@jax.jit
-def _finished(state: TrainState) -> jax.Array:
-    return state.step + 0
-
-
-@jax.jit
-def _shown(state: TrainState) -> tuple[jax.Array, jax.Array]:
-    """The target student's mean loss and accuracy, and who has diverged."""
-    means = jnp.stack([state.totals["loss"][-1], state.totals["accuracy"][-1]]) / state.iterations
-    return means, state.diverged_at + 0

@@ -1,18 +1,12 @@
 """Four virtual CPU devices, tiny networks, and strictness: rank promotion raises."""
 
+import functools
 import os
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=4",
-        # The tests compile more than they compute: LLVM takes half the time; results are the same up to rounding.
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-    ]
-)
+from tests import flags
 
-import functools
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 {flags.QUICK}"
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +106,7 @@ def console(tmp_path):
         yield Console(file=file, width=100)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A workdir with a finished run; the tests copy it before they change anything."""
     return tmp_path_factory.mktemp("trained") / "run"
@@ -120,7 +114,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def finished(trained, config, console):
-    """The same, trained when the first test of a file asks for it."""
+    """The same, trained when the first test asks for it."""
     if not trained.exists():
         training.train(configs.resolve(config), trained, console)
     return trained

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orc_jax.workdir import metrics
+from tests import flags
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,6 +20,7 @@ def command(*arguments, cache="", xla_flags="", folder=ROOT):
     return subprocess.run(arguments, capture_output=True, text=True, cwd=folder, env=environment)
 
 
+@pytest.mark.slow  # as does the notebook, with smaller networks
 def test_it_learns(tmp_path):
     """The command: ORC with three ResNet-8 on the handwritten digits, from scratch, well above 90 % in ten epochs."""
     fields = "teacher=resnet8 num_networks=3 num_epochs=10 pretrain_epochs=0 warmup_epochs=1 eval_every_epochs=10"
@@ -64,15 +66,16 @@ def test_a_run_is_evaluated_by_its_workdir_alone(tmp_path):
     """What is given on top is looked at before anything is read."""
     fields = "method=independent num_networks=1 student=plane2 batch_size=32 num_epochs=1 warmup_epochs=0 mean=(0.5,)"
     workdir = f"--workdir={tmp_path / 'run'}"
-    done = command(workdir, *[f"--config.{field}" for field in [*fields.split(), "std=(0.25,)"]])
+    quick = {"cache": tmp_path / "cache", "xla_flags": flags.QUICK}
+    done = command(workdir, *[f"--config.{field}" for field in [*fields.split(), "std=(0.25,)"]], **quick)
     assert done.returncode == 0 and "config: configs/digits.py, as no --config was given" in done.stdout, done.stderr
     for arguments in ([], ["--checkpoint=best", "--config.eval_batch_size=64"]):
-        done = command(workdir, "--mode=evaluate", *arguments)
+        done = command(workdir, "--mode=evaluate", *arguments, **quick)
         assert done.returncode == 0 and f"config: that of the run in {tmp_path / 'run'}" in done.stdout, done.stderr
         assert "0_plane2" in done.stdout and "360 examples" in done.stdout
     wrong = {"student=plane4": "config.student: 'plane2' there, 'plane4' here", "seed=x": "must be a whole number"}
     for argument, text in [*((f"--config.{field}", text) for field, text in wrong.items()), ("--checkpoint=7", "[44]")]:
-        done = command(workdir, "--mode=evaluate", argument, "--config.data_dir=/nowhere")
+        done = command(workdir, "--mode=evaluate", argument, "--config.data_dir=/nowhere", **quick)
         assert done.returncode == 2 and text in done.stderr, done.stderr
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from orc_jax import parallel, training
 from orc_jax.data import sets
 from orc_jax.errors import UserError
+from orc_jax.meter import Meter
 from orc_jax.testing import assert_identical, build_run
 from orc_jax.workdir import checkpoint, logs, metrics, record
 from tests.helpers import evaluate, final_state, printed, train
@@ -214,7 +215,7 @@ def test_evaluations_and_checkpoints_every_few_epochs(config, console, tmp_path)
 def test_few_steps_are_under_way(config, console, tmp_path, monkeypatch):
     """However seldom the log is written: the run waits for older ones, so that it can be stopped soon."""
     config.method, config.num_networks, config.assistants, config.log_every_steps = "independent", 2, "", 50
-    waited, dispatched, under_way = jax.block_until_ready, training._Meter.dispatched, []
+    waited, dispatched, under_way = jax.block_until_ready, Meter.dispatched, []
 
     def noted(meter, *call):
         done = []
@@ -223,7 +224,7 @@ def test_few_steps_are_under_way(config, console, tmp_path, monkeypatch):
             dispatched(meter, *call)
         under_way.append((len(done), len(meter.unfinished)))
 
-    monkeypatch.setattr(training._Meter, "dispatched", noted)
+    monkeypatch.setattr(Meter, "dispatched", noted)
     train(config, tmp_path / "run", console)
     # The first step compiles and is waited for; the end of an epoch waits for all.
     assert under_way == [(1, 0), (0, 1), (0, 2), (1, 2), (1, 2), (0, 1), (0, 2), (1, 2), (1, 2), (1, 2), (1, 2)]

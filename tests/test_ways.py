@@ -23,6 +23,7 @@ from orc_jax import display
 from orc_jax.report import figures
 from orc_jax.workdir import metrics, record
 from scripts import bench
+from tests import flags
 from tests.deploy.members import network_of
 
 ROOT = Path(__file__).parent.parent
@@ -64,9 +65,8 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def walk(folder, programs, monkeypatch):
     """A function that walks a page."""
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     kept = {"JAX_COMPILATION_CACHE_DIR": str(programs), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    environment = os.environ | kept | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    environment = os.environ | kept | {"XLA_FLAGS": flags.QUICK, "PYTHONPATH": str(ROOT)}
 
     def start(*arguments):
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)

@@ -58,9 +58,7 @@ def main() -> None:
     allocator.keep_pages()
     console = make_console()
     with commands.understood(), doing(console, "loading JAX"):
-        for name in OF_ONE_RUN:
-            if any(argument.lstrip("-").partition("=")[0] == name for argument in sys.argv[1:]):
-                raise UserError(f"--{name} is for one run; a comparison trains many, and goes on by itself")
+        flagging.refuse(sys.argv, OF_ONE_RUN, "is for one run; a comparison trains many, and goes on by itself")
         given = flagging.parse(sys.argv, FLAGS, __doc__)
         if OUT.value and WORKDIR.value:
             raise UserError(f"--out={OUT.value} and --workdir={WORKDIR.value}: give --out alone")

@@ -26,6 +26,7 @@ from orc_jax.training import train
 from orc_jax.workdir import comparison, record
 from orc_jax.workdir.comparison import Comparison
 from orc_jax.workdir.files import locked, replace_text
+from orc_jax.workdir.metrics import Row
 
 
 def compare(
@@ -54,7 +55,7 @@ def compare(
         Interrupted: if it was asked to stop.
     """
     plans = plan(config, variants, seeds, out)
-    dataset_of = _reader(console)
+    dataset_of = reader(console)
     dataset_of(plans[0].run)  # what is wrong with it is told before anything is written
     with locked(out):
         table = begun(config, plans, out)._replace(baseline=baseline, published=dict(published or {}))
@@ -87,7 +88,7 @@ def compare(
     return table
 
 
-def _reader(console: Console) -> Callable[[Resolved], Dataset]:
+def reader(console: Console) -> Callable[[Resolved], Dataset]:
     """A function that reads the set of a run, unless it is the one that was read last."""
     fields = (
         "dataset",
@@ -136,26 +137,35 @@ def begun(config: ConfigDict, plans: Sequence[Planned], out: Path) -> Comparison
 
 
 def attempt(
-    planned: Planned, dataset_of: Callable[[Resolved], Dataset], broken: dict[Path, str], console: Console
+    planned: Planned,
+    dataset_of: Callable[[Resolved], Dataset],
+    broken: dict[Path, str],
+    console: Console,
+    on_epoch: Callable[[Row], None] | None = None,
 ) -> str:
     """Trains a run, and the teacher that it needs, unless that is done; returns why it failed, "" if it has not.
 
-    `broken` has the folders of what has failed so far, with the reasons.
+    `broken` has the folders of what has failed so far, with the reasons; `on_epoch` is that of `train`, for the run.
     """
     for run, folder in jobs(planned):
         if folder not in broken and not is_finished(run, folder):
-            broken |= _failure(run, folder, dataset_of, console)
+            told = on_epoch if folder == planned.folder else None
+            broken |= _failure(run, folder, dataset_of, console, told)
         if folder in broken:
             return broken[folder] if folder == planned.folder else f"its teacher in {folder}: {broken[folder]}"
     return ""
 
 
 def _failure(
-    run: Resolved, folder: Path, dataset_of: Callable[[Resolved], Dataset], console: Console
+    run: Resolved,
+    folder: Path,
+    dataset_of: Callable[[Resolved], Dataset],
+    console: Console,
+    on_epoch: Callable[[Row], None] | None,
 ) -> dict[Path, str]:
     """Trains a run; its folder with the reason if that fails."""
     try:
-        train(run, folder, console, dataset=dataset_of(run))
+        train(run, folder, console, dataset=dataset_of(run), on_epoch=on_epoch)
     except UserError as error:
         return {folder: " ".join(str(error).split())}
     except jax.errors.JaxRuntimeError as error:

@@ -2,7 +2,7 @@
 
 import ast
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -87,9 +87,13 @@ def of_sweep(config: ConfigDict, sweeps: Sequence[str]) -> list[Variant]:
         names = [name for name, _ in choices]
         changed = with_values(config, {name: value for name, (_, value) in zip(names, chosen, strict=True)})
         label = ", ".join(f"{name}={text}" for name, (text, _) in zip(names, chosen, strict=True))
-        shares = not any(name in OF_THE_TEACHER or name.startswith("stream.") for name in names)
-        variants.append(Variant(label, changed, shares, tuple(names)))
+        variants.append(Variant(label, changed, shares_teacher(names), tuple(names)))
     return list({variant.name: variant for variant in variants}.values())
+
+
+def shares_teacher(names: Iterable[str]) -> bool:
+    """Whether runs that differ in these fields, by their dotted names, can have one pre-trained teacher."""
+    return not any(name in OF_THE_TEACHER or name.startswith("stream.") for name in names)
 
 
 def split(text: str) -> list[str]:

@@ -1,14 +1,8 @@
-"""One finished run for all files of this folder, and figures that are not drawn."""
+"""Figures that are not drawn."""
 
 import pytest
 
 from orc_jax.report import figures
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """Instead of a run for each file; the tests copy it before they change anything."""
-    return tmp_path_factory.mktemp("trained") / "run"
 
 
 @pytest.fixture
