@@ -175,6 +175,7 @@ def _lines(run: Run) -> list[str]:
     data: Any = dataset.train
     where = "streamed" if dataset.is_streamed else f"in memory, {_size(data.images.nbytes, 'B', 1024)}"
     often = ", each class as often" if config.balanced_sampling else ""
+    often += f", {config.repeated_augmentation} times in a batch" if config.repeated_augmentation > 1 else ""
     forward = f"forward passes {_size(kept, 'B', 1024)} at most, about"
     return [
         f"data           {dataset.num_train:,} images of {dataset.num_classes} classes, {shape}, {where}{often}",

@@ -4,7 +4,15 @@ from ml_collections import ConfigDict
 
 from orc_jax.errors import require
 
-POSITIVE = ("batch_size", "num_epochs", "eval_batch_size", "eval_every_epochs", "log_every_steps", "steps_per_call")
+POSITIVE = (
+    "batch_size",
+    "num_epochs",
+    "eval_batch_size",
+    "eval_every_epochs",
+    "log_every_steps",
+    "steps_per_call",
+    "repeated_augmentation",
+)
 NOT_NEGATIVE = ("pretrain_epochs", "crop_padding", "examples_per_class", "checkpoint_every_steps", "patience")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from orc_jax import config as configs
 from orc_jax.config import resolve
+from orc_jax.defaults import options_of
 from orc_jax.errors import UserError
 from orc_jax.methods import BRANCHED, METHODS
 from orc_jax.methods.base import Stage
@@ -183,8 +184,8 @@ def test_options_reach_their_method(name, config, monkeypatch):
 
     monkeypatch.setitem(METHODS, name, recording)
     resolve(config)
-    assert got == [(("tiny_b", "tiny_b", "tiny_b"), configs.options_of(factory))]
-    for option, value in configs.options_of(factory).items():
+    assert got == [(("tiny_b", "tiny_b", "tiny_b"), options_of(factory))]
+    for option, value in options_of(factory).items():
         if isinstance(value, float):
             config[name][option] = value * 0.75 + 0.01
             resolve(config)

@@ -7,15 +7,16 @@ import numpy as np
 
 
 @functools.lru_cache(maxsize=2)
-def permutation(seed: int, epoch: int, num_examples: int, classes: bytes = b"") -> np.ndarray:
+def permutation(seed: int, epoch: int, num_examples: int, classes: bytes = b"", repeats: int = 1) -> np.ndarray:
     """The order of the examples in an epoch: int32 `[num_examples]`.
 
     With `classes`, the labels of all examples as the bytes of int32, it has every class as often: see `balanced`.
+    With `repeats`, the first of them stand there so many times one after the other, and the last do not come
+    (Hoffer et al., "Augment your batch", CVPR 2020; as the sampler of DeiT).
     """
     rng = np.random.Generator(np.random.Philox([seed, epoch]))
-    if classes:
-        return balanced(rng, np.frombuffer(classes, np.int32)).astype(np.int32)
-    return rng.permutation(num_examples).astype(np.int32)
+    order = balanced(rng, np.frombuffer(classes, np.int32)) if classes else rng.permutation(num_examples)
+    return order.repeat(repeats)[:num_examples].astype(np.int32)
 
 
 def balanced(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
@@ -31,19 +32,21 @@ def balanced(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     return rng.permutation(np.concatenate(drawn))
 
 
-def batch_indices(seed: int, step: int, batch_size: int, num_examples: int, classes: bytes = b"") -> np.ndarray:
-    """The examples of training step `step`: int32 `[batch_size]`; `classes` as of `permutation`.
+def batch_indices(
+    seed: int, step: int, batch_size: int, num_examples: int, classes: bytes = b"", repeats: int = 1
+) -> np.ndarray:
+    """The examples of training step `step`: int32 `[batch_size]`; `classes` and `repeats` as of `permutation`.
 
     The epochs' permutations form one endless stream that is cut into batches, so a batch may reach into the next epoch
-    and without `classes` no example is dropped or seen twice in an epoch.
+    and, unless they are balanced or repeated, no example is dropped or seen twice in an epoch.
     """
     start = step * batch_size
     parts = []
     while start < (step + 1) * batch_size:
         epoch, offset = divmod(start, num_examples)
-        part = permutation(seed, epoch, num_examples, classes)[offset : offset + (step + 1) * batch_size - start]
-        parts.append(part)
-        start += len(part)
+        part = permutation(seed, epoch, num_examples, classes, repeats)[offset:]
+        parts.append(part[: (step + 1) * batch_size - start])
+        start += len(parts[-1])
     return np.concatenate(parts)
 
 

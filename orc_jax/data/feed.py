@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -50,8 +50,8 @@ def training(
         image `[views, ...]` if there are several.
     """
     if isinstance(dataset.train, Images):
-        size_of = config.batch_size, dataset.num_train, _classes(dataset, config)
-        indices = (_own_share(batch_indices(config.seed, step, *size_of)) for step in range(first_step, num_steps))
+        order = _order(dataset, config)
+        indices = (_own_share(order(step)) for step in range(first_step, num_steps))
         yield _on_their_way(indices, devices, calls)
         return
     source = _streamed(dataset, config, num_steps, views)
@@ -75,7 +75,14 @@ def _streamed(dataset: Dataset, config: ConfigDict, num_steps: int, views: int) 
         skip_corrupt=config.stream.skip_corrupt,
         views=views,
         classes=_classes(dataset, config),
+        repeats=config.repeated_augmentation,
     )
+
+
+def _order(dataset: Dataset, config: ConfigDict) -> Callable[[int], np.ndarray]:
+    """The examples of each step of a set in memory."""
+    size, classes = dataset.num_train, _classes(dataset, config)
+    return lambda step: batch_indices(config.seed, step, config.batch_size, size, classes, config.repeated_augmentation)
 
 
 def _classes(dataset: Dataset, config: ConfigDict) -> bytes:
@@ -90,8 +97,7 @@ def first_examples(dataset: Dataset, config: ConfigDict, count: int, views: int)
     """
     count = min(count, config.batch_size)
     if isinstance(dataset.train, Images):
-        size_of = config.batch_size, dataset.num_train, _classes(dataset, config)
-        rows = batch_indices(config.seed, 0, *size_of)[:count]
+        rows = _order(dataset, config)(0)[:count]
         return Images(dataset.train.images[rows], dataset.train.labels[rows])
     source = _streamed(dataset, config, 1, views)
     examples = [source[i] for i in range(count)]

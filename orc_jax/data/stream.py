@@ -35,8 +35,8 @@ Example = dict[str, Any]  # arrays of NumPy: "image", "label", and of evaluation
 class TrainExamples:
     """The training images of one process, from step `first_step` to `num_steps`: its share of every global batch.
 
-    Each epoch is a permutation of the records, or with `classes` has every class as often (see
-    `orc_jax.data.batches.permutation`), and the epochs follow one another without a gap.
+    The order of an epoch is that of `orc_jax.data.batches.permutation`, with `classes` and `repeats` as there, and the
+    epochs follow one another without a gap.
     """
 
     records: Records
@@ -48,6 +48,7 @@ class TrainExamples:
     skip_corrupt: bool  # take the next image instead of one that cannot be decoded
     views: int = 1  # crops of each image
     classes: bytes = b""
+    repeats: int = 1
     process_index: int = 0
     process_count: int = 1
 
@@ -64,7 +65,7 @@ class TrainExamples:
         position += _global_position(j, self.batch_size, self.process_index, self.process_count)
         count = len(self.records)
         epoch, offset = divmod(position, count)
-        first = int(permutation(self.seed, epoch, count, self.classes)[offset])
+        first = int(permutation(self.seed, epoch, count, self.classes, self.repeats)[offset])
         for i in range(first, first + count):
             example = _example(self.records, i % count, self.skip_corrupt, functools.partial(self._image, position))
             if example:

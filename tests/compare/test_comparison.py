@@ -42,7 +42,7 @@ def not_drawn(monkeypatch):
 def test_a_comparison(short, console, tmp_path, monkeypatch):
     trained, train = [], comparison.train
 
-    def noted(resolved, folder, console, dataset):
+    def noted(resolved, folder, console, dataset, on_epoch):
         trained.append(folder)
         train(resolved, folder, console, dataset=dataset)
 
@@ -97,7 +97,7 @@ def stub(monkeypatch):
     """Instead of training: what `failing` says by the folder's method; all others leave what is read of a run."""
     failing, trained = {}, []
 
-    def train(resolved, folder, console, dataset):
+    def train(resolved, folder, console, dataset, on_epoch):
         name = folder.parent.name
         trained.append(f"{name}/{folder.name}")
         if name in failing:

@@ -35,6 +35,16 @@ def test_order_depends_on_seed_and_step_alone():
     assert not np.array_equal(batch_indices(1, 5, 8, 30), first)
 
 
+def test_repeated():
+    """Three times one after the other, until the epoch is full; the order is that of the epoch without repeats."""
+    order = permutation(3, 0, 10)
+    assert permutation(3, 0, 10, repeats=3).tolist() == [*order[[0, 0, 0, 1, 1, 1, 2, 2, 2, 3]]]
+    following = permutation(3, 1, 10)
+    assert batch_indices(3, 1, 8, 10, repeats=3).tolist() == [*order[[2, 3]], *following[[0, 0, 0, 1, 1, 1]]]
+    labels = np.array([0] * 9 + [1], np.int32)
+    assert np.bincount(labels[permutation(3, 0, 10, labels.tobytes(), 2)]).sum() == 10
+
+
 def test_every_class_as_often():
     """Eleven examples: nine of class 0, one each of 2 and 5; an epoch has four, four and three of them."""
     labels = np.array([0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 0], np.int32)

@@ -106,6 +106,18 @@ def test_balanced_classes(toy, streamed, config):
     assert abs(int((numbers == 8).sum()) - 18) <= 2
 
 
+def test_repeated_augmentation(toy, streamed, config):
+    """The same image several times in a batch; of a stream each with a crop of its own."""
+    config.repeated_augmentation = 2
+    (rows, _) = (batch.ravel() for batch in training(toy, config, num_steps=2))
+    assert rows[0] == rows[1] != rows[2] == rows[3]
+    np.testing.assert_array_equal(rows, batch_indices(0, 0, 4, 90, repeats=2))
+    np.testing.assert_array_equal(feed.first_examples(toy, config, 4, 1).labels, toy.train.labels[rows])
+    first, *_ = training(streamed, config)
+    labels, images = first.labels.ravel(), first.images.reshape(4, 8, 8, 3)
+    assert labels[0] == labels[1] != labels[2] == labels[3] and not np.array_equal(images[0], images[1])
+
+
 def test_batches_of_calls_of_several_steps(toy, streamed, config):
     """Those of single steps, stacked behind the devices."""
     for dataset in (toy, streamed):

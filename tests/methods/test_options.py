@@ -2,8 +2,8 @@
 
 import pytest
 
-from orc_jax import config as configs
 from orc_jax.config import default, resolve
+from orc_jax.defaults import options_of
 from orc_jax.errors import UserError
 from orc_jax.methods import BRANCHED, METHODS
 
@@ -70,7 +70,7 @@ DEFAULTS = {
 
 def test_defaults_are_those_of_the_papers():
     """By the factories' signatures, and so by the config."""
-    assert {name: configs.options_of(factory) for name, factory in METHODS.items()} == DEFAULTS
+    assert {name: options_of(factory) for name, factory in METHODS.items()} == DEFAULTS
     assert {name: default()[name].to_dict() for name in METHODS} == DEFAULTS
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from orc_jax.config import options_of
+from orc_jax.defaults import options_of
 from orc_jax.errors import UserError
 from orc_jax.methods.orc import mix_ratio, orc, teacher_group, teaching_loss
 from orc_jax.testing import assert_close, assert_identical, batches
