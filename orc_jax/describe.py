@@ -17,6 +17,7 @@ from orc_jax.data import augment, sets
 from orc_jax.data.splits import eval_splits
 from orc_jax.data.types import Images, size
 from orc_jax.models.network import Network, weight_shapes
+from orc_jax.models.noise import KINDS
 from orc_jax.run import Run, abstract_state, build
 from orc_jax.speed import Layer
 from orc_jax.step import init_state, make_train_step
@@ -185,7 +186,7 @@ def _lines(run: Run) -> list[str]:
         f"learning rate  {config.learning_rate}, {schedules.described(config, run.num_steps)}",
         f"evaluation     {_evaluation(run)}",
         f"devices        {jax.device_count()} x {run.devices[0].device_kind}",
-        f"activations    {config.dtype}{_on_dtype(run)}",
+        f"activations    {config.dtype}{_on_dtype(run)}{_on_draws(run)}",
         f"a step         {_size(operations, 'FLOP')}; the run {_size(operations * run.num_steps, 'FLOP')}",
         f"time           about {duration(seconds(run))} of training here, at the rate of a short measurement",
         f"memory         on each device: state {_size(state, 'B', 1024)}, {forward}",
@@ -204,6 +205,13 @@ def _on_dtype(run: Run) -> str:
     if device.platform != "cpu" or (dtype == "bfloat16") == speed.bfloat16_pays(device):
         return ""
     return "; bfloat16 would take less time" if dtype == "float32" else ", which take no less time here than float32"
+
+
+def _on_draws(run: Run) -> str:
+    """Who has layers that draw, where their rate is not 0."""
+    of = {field: [stack.name for stack in run.spec.stacks if field in stack.network.draws] for field in KINDS}
+    told = [f"; {field} {run.config[field]} in {', '.join(names)}" for field, names in of.items() if run.config[field]]
+    return "".join(told)
 
 
 def _evaluation(run: Run) -> str:

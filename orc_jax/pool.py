@@ -98,10 +98,15 @@ class Outputs(NamedTuple):
 
 
 class Pool(struct.PyTreeNode):
-    """Some members, or all, and their arrays. `stacks` has the heads of a method as well."""
+    """Some members, or all, and their arrays. `stacks` has the heads of a method as well.
+
+    `noise` is what passes in training mode draw from, in networks that draw: by stack, the bits of keys, uint32
+    `[members of the stack, batch, 2]`. All passes of a step draw the same.
+    """
 
     spec: PoolSpec = struct.field(pytree_node=False)
     stacks: Stacks
+    noise: dict[str, jax.Array] = struct.field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -119,11 +124,13 @@ class Pool(struct.PyTreeNode):
 
     def select(self, members: Sequence[int]) -> "Pool":
         """Some of the members, without heads. Raises `ValueError` for one that is not in the pool."""
-        spec, stacks = self.spec.select(members), {}
+        spec, stacks, noise = self.spec.select(members), {}, {}
         for stack in spec.stacks:
             rows, state = self._rows(stack), self.stacks[stack.name]
             stacks[stack.name] = jax.tree.map(lambda x, rows=rows: _take(x, rows), state)
-        return Pool(spec=spec, stacks=stacks)
+            if stack.name in self.noise:
+                noise[stack.name] = _take(self.noise[stack.name], rows)
+        return Pool(spec=spec, stacks=stacks, noise=noise)
 
     def put(self, part: "Pool") -> "Pool":
         """The pool with the arrays of the members of `part` replaced: the inverse of `select`; raises as it."""
@@ -137,7 +144,8 @@ class Pool(struct.PyTreeNode):
     def take_row(self, stack: Stack, row: jax.Array) -> "Pool":
         """The member in a row of a stack. The row is a value, so that one program serves all."""
         spec = PoolSpec((stack.name,), (SOMEBODY,), (stack._replace(members=(SOMEBODY,)),))
-        return Pool(spec, {stack.name: take_row(self.stacks[stack.name], row)})
+        taken = {name: take_row(bits, row) for name, bits in self.noise.items() if name == stack.name}
+        return Pool(spec, {stack.name: take_row(self.stacks[stack.name], row)}, taken)
 
     def put_row(self, stack: Stack, row: jax.Array, one: "Pool") -> "Pool":
         """The pool with the arrays of one member replaced: the inverse of `take_row`."""
@@ -201,6 +209,8 @@ def make_spec(
     remat: bool = False,
     platform: str = "cpu",
     early: bool = False,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
     members: Sequence[int] | None = None,
 ) -> PoolSpec:
     """A pool with one member per name in `architectures`, equal names stacked. Other arguments are the models'.
@@ -209,7 +219,8 @@ def make_spec(
     share of the batch by itself, and the running statistics move by the mean over devices. With `remat` a backward pass
     repeats the member's forward pass instead of keeping it: the memory of a step grows with the largest member
     rather than with the pool. `platform` is the one that programs with the networks are compiled for: it makes them
-    fast there, not different. With `early` the networks give early features as well.
+    fast there, not different. With `early` the networks give early features as well. `dropout` and
+    `stochastic_depth` are the rates of networks that have such layers.
 
     Raises:
         UserError: for a network of one's own that is not as it has to be.
@@ -220,7 +231,8 @@ def make_spec(
         try:
             over = axis_name if batch_norm == "global" else None
             convolution = convolution_for(platform)
-            network = make_network(models[name], num_classes, image_shape, dtype, over, convolution, early)
+            shape = num_classes, image_shape, dtype, over, convolution, early, dropout, stochastic_depth
+            network = make_network(models[name], *shape)
         except TypeError as error:
             if not plugins.is_own(name):
                 raise
@@ -238,8 +250,8 @@ def make_spec(
 
 
 def _averaging_statistics(train: Callable, axis_name: str | None) -> Callable:
-    def averaging(params, batch_stats, images):
-        outputs, moved = train(params, batch_stats, images)
+    def averaging(params, batch_stats, images, keys=None):
+        outputs, moved = train(params, batch_stats, images, keys)
         return outputs, parallel.mean(moved, axis_name)
 
     return averaging

@@ -26,6 +26,8 @@ def check(config: ConfigDict) -> None:
         require(f"config.{field}", config[field], config[field] > 0, "greater than 0")
     for field in NOT_NEGATIVE:
         require(f"config.{field}", config[field], config[field] >= 0, "at least 0")
+    for field in ("dropout", "stochastic_depth"):
+        require(f"config.{field}", config[field], 0 <= config[field] < 1, "in [0, 1)")
     require("config.seed", config.seed, 0 <= config.seed < 2**31, "from 0 to 2147483647")
     k, too = config.num_temporary_teachers, config.orc.num_temporary_teachers  # differ in a copy that was changed
     require("config.num_temporary_teachers", k, k == too, f"that of config.orc.num_temporary_teachers={too}")

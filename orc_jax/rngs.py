@@ -6,7 +6,7 @@ four or of eight.
 
 import jax
 
-STREAMS = {"init": 0, "augment": 1, "method": 2, "heads": 3, "mix": 4}
+STREAMS = {"init": 0, "augment": 1, "method": 2, "heads": 3, "mix": 4, "noise": 5}
 
 
 def stream_key(seed: int | jax.Array, stream: str, *counters: int | jax.Array) -> jax.Array:

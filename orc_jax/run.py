@@ -17,7 +17,9 @@ from orc_jax.data import augment
 from orc_jax.data.batches import last_step
 from orc_jax.data.mixing import Mixing
 from orc_jax.data.types import Dataset, hold_out
+from orc_jax.errors import UserError
 from orc_jax.methods.base import Method
+from orc_jax.models import noise
 from orc_jax.models.network import Network, class_axes, layers_of, weight_shapes
 from orc_jax.parallel import Devices
 from orc_jax.pool import PoolSpec, make_spec
@@ -95,7 +97,10 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         remat=config.remat,
         platform=devices[0].platform,
         early=method.early,
+        dropout=config.dropout,
+        stochastic_depth=config.stochastic_depth,
     )
+    _check_draws(config, spec)
     classifiers = _classifiers(resolved, dataset) if config.frozen or config.classifier_lr_multiplier != 1 else {}
     parts = {stack.name: weight_shapes(stack.network)[0] for stack in spec.stacks} if config.frozen else {}
     frozen = {name: transfer.frozen(config.frozen, name, of, classifiers[name]) for name, of in parts.items()}
@@ -120,8 +125,16 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         mixing=Mixing(config.mixup, config.cutmix),
         label_smoothing=config.label_smoothing,
         frozen=frozen,
+        draws=config.dropout > 0 or config.stochastic_depth > 0,
     )
     return Run(resolved, dataset, devices, setup)
+
+
+def _check_draws(config: FrozenConfigDict, spec: PoolSpec) -> None:
+    for field in noise.KINDS:
+        if config[field] and not any(field in stack.network.draws for stack in spec.stacks):
+            names = ", ".join(stack.name for stack in spec.stacks)
+            raise UserError(f"config.{field}={config[field]}: none of {names} has such layers; accepted is 0.0")
 
 
 def _classifiers(resolved: Resolved, dataset: Dataset) -> dict[str, tuple[str, ...]]:

@@ -122,6 +122,17 @@ def seen(setup: Setup, seed: jax.Array, step: jax.Array, examples: Images) -> tu
     return mix(setup.mixing, key, Images(images, examples.labels), slots, gather)
 
 
+def noise_of(setup: Setup, seed: jax.Array, step: jax.Array, batch_size: int) -> dict[str, jax.Array]:
+    """What the passes of a step draw from (see `Pool.noise`): a key for each member and sample of the global batch."""
+    slots = parallel.local_slots(batch_size, setup.axis_name)
+
+    def of_member(number: jax.Array) -> jax.Array:
+        key = rngs.stream_key(seed, "noise", step, number)
+        return jax.vmap(lambda slot: jax.random.key_data(jax.random.fold_in(key, slot)))(slots)
+
+    return {stack.name: jax.vmap(of_member)(jnp.array(stack.members)) for stack in setup.spec.stacks}
+
+
 def make_train_step(
     setup: Setup, iterate: Callable, *, takes_values: bool = False
 ) -> Callable[[TrainState, Any, Batch], TrainState]:
@@ -141,7 +152,9 @@ def make_train_step(
         examples = pick(data, batch)
         images, mixed = seen(setup, state.seed, state.step, examples)
         context = Context(now, state.step, rngs.stream_key(state.seed, "method", state.step), values, mixed)
-        pool, metrics = iterate(context, Pool(spec=setup.spec, stacks=state.stacks), Images(images, examples.labels))
+        noise = noise_of(setup, state.seed, state.step, examples.labels.shape[0]) if setup.draws else {}
+        pool = Pool(spec=setup.spec, stacks=state.stacks, noise=noise)
+        pool, metrics = iterate(context, pool, Images(images, examples.labels))
         averages = move_averages(setup.ema_decay, state.step, state.averages, state.stacks, pool.stacks)
         state = state.replace(
             averages=averages,

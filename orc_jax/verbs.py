@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from orc_jax import optim, parallel
@@ -46,6 +47,7 @@ class Setup(NamedTuple):
     mixing: Mixing = Mixing()  # of the batch, memory or streamed
     label_smoothing: float = 0.0
     frozen: Mapping[str, Collection[str]] = MappingProxyType({})  # by architecture: parameters that stay as they are
+    draws: bool = False  # some networks have layers that draw anew in every step, at a rate that is not 0
 
     def optimizer_of(self, stack: str) -> optax.GradientTransformation:
         """That of a stack, or of a head."""
@@ -137,12 +139,14 @@ def forward(pool: Pool, images: jax.Array) -> Forward:
     moved = {name: state.batch_stats for name, state in pool.stacks.items()}
     for stack in pool.spec.stacks:
 
-        def of_one(params, batch_stats, images, stack=stack):
-            return jax.vjp(lambda params: stack.network.train(params, batch_stats, images), params, has_aux=True)
+        def of_one(params, batch_stats, images, *keys, stack=stack):
+            return jax.vjp(lambda params: stack.network.train(params, batch_stats, images, *keys), params, has_aux=True)
 
         views, axis = _views(pool.spec, stack, images)
-        state = pool.stacks[stack.name]
-        passed = jax.vmap(of_one, in_axes=(0, 0, axis))(state.params, state.batch_stats, views)
+        state, keys = pool.stacks[stack.name], _keys(pool, stack, images.shape[-4])
+        passed = jax.vmap(of_one, in_axes=(0, 0, axis, *(0 for _ in keys)))(
+            state.params, state.batch_stats, views, *keys
+        )
         (logits[stack.name], features[stack.name], *more), pullbacks[stack.name], moved[stack.name] = passed
         if more:
             (early[stack.name],) = more
@@ -161,6 +165,14 @@ def predict(pool: Pool, images: jax.Array) -> Outputs:
         if more:
             (early[stack.name],) = more
     return Outputs(pool.spec.in_member_order(logits), features, pool.heads, early)
+
+
+def _keys(pool: Pool, stack: Stack, batch: int) -> tuple[jax.Array, ...]:
+    """Keys `[members of the stack, batch]` of what a pass draws, if networks draw; a larger batch has them again."""
+    if stack.name not in pool.noise:
+        return ()
+    bits = pool.noise[stack.name]
+    return (jax.random.wrap_key_data(bits[:, np.arange(batch) % bits.shape[1]]),)
 
 
 def _views(spec: PoolSpec, stack: Stack, images: jax.Array) -> tuple[jax.Array, int | None]:

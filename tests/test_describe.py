@@ -62,8 +62,11 @@ def test_what_is_described_is_what_the_config_says(config, console, tmp_path, to
     assert "KiB, each class as often\n" in text
     assert "activations    bfloat16" in text and text.count("data ") == 1, "no run before it"
     assert re.search(r"0_tiny_b +target student +359 ", text), text  # 1*4*9 + 2*4 + 4*8*9 + 8*3 + 3
-    config.lr_schedule = "constant"
-    assert "then constant" in described(config, tmp_path, console)
+    config.lr_schedule, config.student, config.frozen, config.stochastic_depth = "constant", "resnet8", "", 0.2
+    config.balanced_sampling, config.repeated_augmentation = False, 3
+    text = described(config, tmp_path, console)
+    assert "then constant" in text and "stochastic_depth 0.2 in resnet8" in " ".join(text.split())
+    assert "KiB, 3 times in a batch\n" in text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from orc_jax.models.layers import Given, Layers, branch_point, global_average_pool, he_fan_in, make_layers
+from orc_jax.models.noise import Dropout
 
 
 class DenseLayer(nnx.Module):
@@ -21,10 +22,11 @@ class DenseLayer(nnx.Module):
         self.conv1 = layers.conv(in_features, 4 * growth, 1)
         self.norm2 = layers.norm(4 * growth)
         self.conv2 = layers.conv(4 * growth, growth, 3)
+        self.dropout = Dropout()
 
     def __call__(self, x):
         y = self.conv1(nnx.relu(self.norm1(x)))
-        y = self.conv2(nnx.relu(self.norm2(y)))
+        y = self.dropout(self.conv2(nnx.relu(self.norm2(y))))
         return jnp.concatenate([x, y], axis=-1)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from orc_jax.models.layers import Given, Layers, apply, global_average_pool, make_layers
+from orc_jax.models.noise import Dropout
 
 # (expansion, channels at width 1, blocks, stride of the first block); the last two for small images and for ImageNet.
 SETTINGS = (
@@ -87,10 +88,10 @@ def divisible(channels: float) -> int:
 
 
 class MobileNetV2(nnx.Module):
-    """torchvision's MobileNetV2 for ImageNet, by default of width 1, without its dropout before the classifier.
+    """torchvision's MobileNetV2 for ImageNet, by default of width 1.
 
-    NOTE: torchvision trains it with a dropout of 0.2. In a pool the members' logits are targets for each other, and
-    dropout would make them noisy; it has no parameters, so checkpoints are not concerned.
+    NOTE: torchvision trains it with a dropout of 0.2 before the classifier; here it is `config.dropout`, which is 0. In
+    a pool the members' logits are targets for each other, and dropout makes them noisy.
     """
 
     def __init__(
@@ -120,9 +121,7 @@ class MobileNetV2(nnx.Module):
                 sequence.append(block(in_features, features, expansion, 1 if i else stride))
                 in_features = features
         self.features = nnx.List([*sequence, nnx.List(unit(layers, in_features, last, 1, relu6))])
-        self.classifier = nnx.List(
-            [lambda x: x, layers.linear(last, num_classes, kernel_init=NORMAL, bias_init=ZEROS)]  # 0 is the dropout
-        )
+        self.classifier = nnx.List([Dropout(), layers.linear(last, num_classes, kernel_init=NORMAL, bias_init=ZEROS)])
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         features = global_average_pool(apply(self.features, images))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import Var
 
-from orc_jax.models import Model
+from orc_jax.models import Model, noise
 
 Params = dict[str, jax.Array]  # by dotted name: {"layer1.0.conv1.kernel": ..., ...}
 
@@ -19,6 +19,7 @@ class Network(NamedTuple):
 
     init: key -> (params, batch_stats)
     train: params, batch_stats, images -> (logits, features), batch_stats; batch normalisation by the batch
+        and, if a fourth argument has keys [batch], what is drawn for each sample (see `orc_jax.models.noise`)
     predict: params, batch_stats, images -> (logits, features); batch normalisation by the running statistics
     module: params, batch_stats -> the Flax module that `predict` calls; None where it calls none
     """
@@ -27,6 +28,7 @@ class Network(NamedTuple):
     train: Callable
     predict: Callable
     module: Any = None
+    draws: tuple[str, ...] = ()  # the fields of `noise.KINDS` whose layers it has
 
 
 @functools.lru_cache(maxsize=64)
@@ -38,11 +40,14 @@ def make_network(
     axis_name: str | None = None,
     convolution: Callable = jax.lax.conv_general_dilated,
     early: bool = False,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
 ) -> Network:
     """The pure functions of a model, one of `MODELS` or of one's own; the arguments are the model's.
 
     `convolution` takes the place of JAX's own in its layers; `orc_jax.models.conv` has those for pools. With `early`,
-    `train` and `predict` give early features after the others (see `layers.branch_point`).
+    `train` and `predict` give early features after the others (see `layers.branch_point`). `dropout` and
+    `stochastic_depth` are the rates of such layers.
     """
     given = {"image_shape": image_shape, "dtype": jnp.dtype(dtype), "axis_name": axis_name}
 
@@ -58,6 +63,13 @@ def make_network(
     for module in convolutions:
         if module.conv_general_dilated is jax.lax.conv_general_dilated:
             module.conv_general_dilated = convolution
+    rates = {"dropout": dropout, "stochastic_depth": stochastic_depth}
+    draws = []
+    for field, kind in noise.KINDS.items():
+        found: list[Any] = [module for _, module in nnx.iter_modules(abstract) if isinstance(module, kind)]
+        draws += [field] if found else []
+        for module in found:
+            module.rate = rates[field]
     paths = {".".join(map(str, path)): path for path in nnx.to_flat_state(nnx.state(abstract)).paths}
     abstract.train()
     training = nnx.graphdef(abstract)
@@ -76,9 +88,10 @@ def make_network(
         network = build(key)
         return flat(nnx.state(network, nnx.Param)), flat(nnx.state(network, nnx.BatchStat))
 
-    def train(params, batch_stats, images):
+    def train(params, batch_stats, images, keys=None):
         network = merge(training, params, batch_stats)
-        return outputs(network, images), flat(nnx.state(network, nnx.BatchStat))
+        with noise.drawing(keys):
+            return outputs(network, images), flat(nnx.state(network, nnx.BatchStat))
 
     def module(params, batch_stats):
         return merge(predicting, params, batch_stats)
@@ -86,7 +99,7 @@ def make_network(
     def predict(params, batch_stats, images):
         return outputs(module(params, batch_stats), images)
 
-    return Network(init, train, predict, module)
+    return Network(init, train, predict, module, tuple(draws))
 
 
 @functools.lru_cache(maxsize=64)

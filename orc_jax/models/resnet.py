@@ -26,15 +26,17 @@ from orc_jax.models.layers import (
     make_layers,
     max_pool,
 )
+from orc_jax.models.noise import StochasticDepth
 
 
 class Block(nnx.Module):
     """A residual block: two 3x3 convolutions ("basic"), or with `inner` features a bottleneck 1x1, 3x3, 1x1.
 
     `shortcut` is the name of the attribute that holds the projection; a `padded` one has no parameters (option A).
+    `drop` is what the branch goes through.
     """
 
-    def __init__(self, layers: Layers, in_features, features, *, inner, strides, shortcut, padded=False):
+    def __init__(self, layers: Layers, in_features, features, *, inner, strides, shortcut, drop, padded=False):
         if inner is None:
             shapes = [(in_features, features, 3, strides), (features, features, 3, 1)]
         else:
@@ -47,6 +49,7 @@ class Block(nnx.Module):
             convolution = layers.conv(in_features, features, 1, strides=strides)
             projection = [functools.partial(pad, features=features)] if padded else [convolution, layers.norm(features)]
         setattr(self, shortcut, nnx.List(projection))
+        self.drop = drop
         self.shortcut_name = shortcut
         self.depth = len(shapes)
 
@@ -54,7 +57,7 @@ class Block(nnx.Module):
         y = x
         for i in range(1, self.depth + 1):
             y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(nnx.relu(y) if i > 1 else y))
-        return nnx.relu(apply(getattr(self, self.shortcut_name), x) + y)
+        return nnx.relu(apply(getattr(self, self.shortcut_name), x) + self.drop(y))
 
 
 def pad(x: jax.Array, *, features: int) -> jax.Array:
@@ -105,6 +108,7 @@ class ResNet(nnx.Module):
                         inner=inner[i] if inner else None,
                         strides=2 if i and not j else 1,
                         shortcut=shortcut,
+                        drop=StochasticDepth(sum(blocks[:i]) + j + 1, sum(blocks)),
                         padded=padded,
                     )
                 )

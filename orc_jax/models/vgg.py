@@ -11,6 +11,7 @@ from flax import nnx
 
 from orc_jax.errors import require
 from orc_jax.models.layers import Given, apply, branch_point, global_average_pool, make_layers, max_pool
+from orc_jax.models.noise import Dropout
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks
 
@@ -62,7 +63,7 @@ class LinearsVGG(nnx.Module):
     """VGG-16 of online distillation (OKDDip, PCL): five poolings and three linear layers.
 
     Attribute names are those of OKDDip's state dict: `conv1 bn1 conv2 bn2 layer1.0 layer1.1 ... classifier.0 ...`. Its
-    dropout has the rate 0. Features are what goes into the linear layers, as in both papers' code.
+    dropout has the rate 0 there. Features are what goes into the linear layers, as in both papers' code.
     """
 
     def __init__(self, num_classes: int, *, image_shape: tuple[int, int, int] = (32, 32, 3), **given: Unpack[Given]):
@@ -80,8 +81,7 @@ class LinearsVGG(nnx.Module):
                 in_features = features
             setattr(self, f"layer{i}", block)
         linear = [layers.linear(512, n, kernel_init=normal, bias_init=zeros) for n in (512, 512, num_classes)]
-        passed = lambda x: x  # noqa: E731, the dropout
-        self.classifier = nnx.List([linear[0], nnx.relu, passed, linear[1], nnx.relu, passed, linear[2]])
+        self.classifier = nnx.List([linear[0], nnx.relu, Dropout(), linear[1], nnx.relu, Dropout(), linear[2]])
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = nnx.relu(self.bn2(self.conv2(nnx.relu(self.bn1(self.conv1(images))))))

@@ -1,4 +1,4 @@
-"""Wide ResNets (Zagoruyko and Komodakis, BMVC 2016), as RepDistiller and as SwitOKD define them: no dropout.
+"""Wide ResNets (Zagoruyko and Komodakis, BMVC 2016), as RepDistiller and as SwitOKD define them.
 
 Attribute names are those of the PyTorch state dicts: `conv1 block1.layer.0.bn1 ... block2.layer.0.convShortcut ...
 bn1 fc`.
@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 
 from orc_jax.models.layers import Given, Layers, apply, branch_point, global_average_pool, make_layers, xavier_sqrt_2
+from orc_jax.models.noise import Dropout
 
 
 class Block(nnx.Module):
@@ -19,13 +20,14 @@ class Block(nnx.Module):
         self.bn1 = layers.norm(in_features)
         self.conv1 = layers.conv(in_features, features, 3, strides=strides)
         self.bn2 = layers.norm(features)
+        self.dropout = Dropout()
         self.conv2 = layers.conv(features, features, 3)
         projects = in_features != features
         self.convShortcut = layers.conv(in_features, features, 1, strides=strides) if projects else None
 
     def __call__(self, x):
         activated = nnx.relu(self.bn1(x))
-        y = self.conv2(nnx.relu(self.bn2(self.conv1(activated))))
+        y = self.conv2(self.dropout(nnx.relu(self.bn2(self.conv1(activated)))))
         return y + (x if self.convShortcut is None else self.convShortcut(activated))
 
 
