@@ -133,7 +133,8 @@ def _standing_in(network: Network, flops: float) -> Network:
         result = images.reshape(len(images), -1)[:, :1] @ first @ second
         return tuple(jnp.split(result, np.cumsum(widths)[:-1].tolist(), axis=1))
 
-    def train(params, batch_stats, images):
+    def train(params, batch_stats, images, keys=None):
+        del keys
         return predict(params, batch_stats, images), batch_stats
 
     return Network(init, train, predict)
