@@ -65,6 +65,7 @@ def test_the_command_answers_mistakes_with_one_message(arguments, text):
 def test_a_run_is_evaluated_by_its_workdir_alone(tmp_path):
     """What is given on top is looked at before anything is read."""
     fields = "method=independent num_networks=1 student=plane2 batch_size=32 num_epochs=1 warmup_epochs=0 mean=(0.5,)"
+    fields += " examples_per_class=12"
     workdir = f"--workdir={tmp_path / 'run'}"
     quick = {"cache": tmp_path / "cache", "xla_flags": flags.QUICK}
     done = command(workdir, *[f"--config.{field}" for field in [*fields.split(), "std=(0.25,)"]], **quick)
@@ -74,7 +75,7 @@ def test_a_run_is_evaluated_by_its_workdir_alone(tmp_path):
         assert done.returncode == 0 and f"config: that of the run in {tmp_path / 'run'}" in done.stdout, done.stderr
         assert "0_plane2" in done.stdout and "360 examples" in done.stdout
     wrong = {"student=plane4": "config.student: 'plane2' there, 'plane4' here", "seed=x": "must be a whole number"}
-    for argument, text in [*((f"--config.{field}", text) for field, text in wrong.items()), ("--checkpoint=7", "[44]")]:
+    for argument, text in [*((f"--config.{field}", text) for field, text in wrong.items()), ("--checkpoint=7", "[3]")]:
         done = command(workdir, "--mode=evaluate", argument, "--config.data_dir=/nowhere", **quick)
         assert done.returncode == 2 and text in done.stderr, done.stderr
 

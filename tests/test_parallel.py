@@ -8,7 +8,7 @@ import pytest
 from orc_jax import parallel
 from orc_jax.parallel import AXIS, DataParallel
 from orc_jax.step import in_turn, make_train_step
-from orc_jax.testing import assert_close, assert_devices_agree, assert_identical, batches, build_run, run_steps
+from orc_jax.testing import Stepper, assert_close, assert_devices_agree, assert_identical, batches, build_run, run_steps
 from tests.helpers import stepper_of
 
 
@@ -40,10 +40,12 @@ def test_statistics_of_each_device_alone(toy, config):
     parallel.assert_replicated(after)
 
 
-def test_several_steps_in_one_call(toy, config):
-    """Bit for bit what single calls do, augmentation, mix-up and roles included."""
+def test_several_steps_in_one_call(toy, config, monkeypatch):
+    """Bit for bit what single calls do, augmentation, mix-up and roles included, as users compile them."""
+    fused = parallel.COMPILER_OPTIONS["cpu"] | {"xla_cpu_use_fusion_emitters": True}
+    monkeypatch.setitem(parallel.COMPILER_OPTIONS, "cpu", fused)
     config.crop_padding, config.flip = 1, True
-    stepper, order = stepper_of(config, toy, 2), batches(3, 16, 90)
+    stepper, order = Stepper(build_run(config, toy, 2)), batches(3, 16, 90)
     singles = run_steps(stepper, 3)
     step = in_turn(make_train_step(stepper.run.setup, stepper.run.method.iterate))
     together = DataParallel(step, stepper.run.devices, donate=False)

@@ -14,6 +14,7 @@ import pytest
 
 from orc_jax import pretrained, terminal, training
 from orc_jax.errors import Interrupted
+from orc_jax.meter import Meter
 from orc_jax.preemption import SIGNALS, Stop
 from orc_jax.testing import assert_identical
 from orc_jax.workdir import checkpoint, metrics
@@ -37,13 +38,13 @@ def asked(monkeypatch, owner, name, number, call=1):
 
 # In the order of a run, what is done when the signal comes, and where the run then stops.
 PHASES = [
-    (training._Meter, "compiling", 1, "pivot: stopped by {} after step 1 of 5"),
+    (Meter, "compiling", 1, "pivot: stopped by {} after step 1 of 5"),
     (training, "evaluate_now", 1, "orc: stopped by {} after step 0 of 11"),
     (pretrained, "load_members", 1, "orc: stopped by {} after step 0 of 11"),
     (Stop, "requested", 1, "orc: stopped by {} after step 1 of 11"),
     (checkpoint, "save", 1, "orc: stopped by {} after step 4 of 11"),
     (training, "evaluate_now", 1, "orc: stopped by {} after step 6 of 11"),
-    (training._Meter, "dispatched", 2, "orc: stopped by {} after step 8 of 11"),
+    (Meter, "dispatched", 2, "orc: stopped by {} after step 8 of 11"),
     (checkpoint, "finish", 1, ""),  # all is done
 ]
 
@@ -102,6 +103,7 @@ PROGRAM = """
 import sys, time
 from orc_jax import evaluate, main, pretrained, training
 from orc_jax.data import checks, feed, sets, stream
+from orc_jax.meter import Meter
 from orc_jax.workdir import checkpoint
 
 def here(result=None):
@@ -123,9 +125,9 @@ phase = sys.argv.pop(1)
 {
     "reading": lambda: marked(sets, "load"),
     "looking": lambda: marked(checks, "_look_at"),
-    "compiling": lambda: marked(training._Meter, "compiling"),
+    "compiling": lambda: marked(Meter, "compiling"),
     "making": lambda: marked(training, "_restore_or_init"),
-    "training": lambda: marked(training._Meter, "dispatched"),
+    "training": lambda: marked(Meter, "dispatched"),
     "decoding": lambda: marked_batches(stream),
     "evaluating": lambda: marked(evaluate.feed, "evaluation"),
     "saving": lambda: marked(checkpoint, "save"),

@@ -140,7 +140,9 @@ def orc(
             private = teaching_by(logits_p[:0], jnp.zeros(0, bool))
             # NOTE(paper): the second look is in training mode, as the first.
             students, logits_t = learn_and_look(context, passed, promoted, k, private, images)
-            group = teaching_by(logits_t, jnp.ones(k, bool))
+            # Whom its private update has thrown out of the range of numbers teaches nobody any more.
+            finite = context.mean(jnp.isfinite(logits_t).all((1, 2)).astype(jnp.float32)) == 1.0
+            group = teaching_by(logits_t, finite)
             students = learn(context, passed._replace(pool=students), group, learns=~promoted)
 
         logits = jnp.concatenate([logits_p, logits_f, passed.logits])
