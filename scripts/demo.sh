@@ -10,7 +10,7 @@ workdir=${1:-runs/demo}
 workdir=${workdir%/}
 # 50 images of each class and 20 epochs: what takes a minute, not what makes the best networks.
 budget=(--config=configs/digits.py --config.examples_per_class=50 --config.num_epochs=20 --config.pretrain_epochs=10)
-budget+=(--config.eval_every_epochs=2)
+budget+=(--config.teacher=resnet14 --config.eval_every_epochs=2)
 
 echo "1 of 3: a pivot teacher, and then three networks that teach each other"
 "$bin/orc-jax" "${budget[@]}" --config.num_networks=3 --workdir="$workdir"

@@ -83,10 +83,11 @@ def own(config):
 @pytest.fixture
 def run(trained, own, console):
     """The finished run of all tests here, seen by a process that has imported nothing."""
-    if not trained.exists():
-        train(own, trained, console)
+    workdir = trained.with_name("own")
+    if not workdir.exists():
+        train(own, workdir, console)
     own_modules.forget("mine", "methods")
-    return trained
+    return workdir
 
 
 def test_it_learns_by_its_options(run, own, toy):

@@ -36,6 +36,6 @@ def test_seeds_and_counters_may_be_traced():
 
 def test_runs_that_were_started_go_on():
     """A stream that gets another number would be another run."""
-    assert STREAMS == {"init": 0, "augment": 1, "method": 2, "heads": 3, "mix": 4}
+    assert STREAMS == {"init": 0, "augment": 1, "method": 2, "heads": 3, "mix": 4, "noise": 5}
     expected = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(jax.random.key(4), 1), 9), 2)
     assert bits(4, "augment", 9, 2) == tuple(np.asarray(jax.random.key_data(expected)).tolist())

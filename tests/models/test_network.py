@@ -21,7 +21,7 @@ def tiny(**options):
 
 
 def compiled(network):
-    return Network(*map(jax.jit, network))
+    return Network(*(jax.jit(function) if callable(function) else function for function in network))
 
 
 def test_names_are_those_of_the_pytorch_state_dicts():
