@@ -6,12 +6,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from orc_jax.errors import UserError
 from orc_jax.run import abstract_state
 from orc_jax.step import init_state
 from orc_jax.testing import assert_identical, build_run
-from orc_jax.workdir import checkpoint, metrics
+from orc_jax.workdir import checkpoint, metrics, record
 from tests.helpers import files, final_state, printed, train
 
 pytestmark = pytest.mark.usefixtures("toy_set")
@@ -64,6 +65,44 @@ def test_what_was_not_asked_for_is_not_read(plain, config, toy):
     run = build_run(config, toy)
     with checkpoint.open_manager(plain, create=False) as manager, pytest.raises(UserError, match="tiny_b"):
         checkpoint.restore(manager, 11, abstract_state(run), run.sharding)
+
+
+def test_what_cannot_be_written_says_what_is_complete(plain, monkeypatch):
+    with checkpoint.open_manager(plain, create=False) as manager:
+        steps = ", ".join(sorted(map(str, manager.all_steps())))
+        monkeypatch.setattr(manager, "wait_until_finished", lambda: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(UserError, match=rf"cannot be written to .*full.* Complete there: {steps}\. Once there is"):
+            checkpoint.finish(manager)
+        monkeypatch.undo()
+
+
+def test_the_networks_of_a_run_that_is_training(plain, tmp_path, monkeypatch):
+    """A checkpoint that a newer one replaces while it is read; one that is there and cannot be read stays an error."""
+    shutil.copytree(plain, tmp_path / "run")
+    there, restore, asked = record.require(tmp_path / "run"), checkpoint.restore, []
+
+    def replaced(manager, step, *rest):
+        asked.append(step)
+        if len(asked) == 1:
+            shutil.rmtree(tmp_path / "run" / checkpoint.CHECKPOINTS / str(step))
+            raise UserError("gone")
+        return restore(manager, step, *rest)
+
+    given = tmp_path / "run", there, "latest", SingleDeviceSharding(jax.local_devices()[0]), {}
+    monkeypatch.setattr(checkpoint, "restore", replaced)
+    trained = checkpoint.restore_networks(*given)
+    assert asked == [11, 5] and trained.step == 5 and trained.pool.spec.architectures == ("tiny_a", "tiny_b")
+    monkeypatch.setattr(checkpoint, "restore", lambda *args: (_ for _ in ()).throw(UserError("damaged")))
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.restore_networks(*given)
+    with pytest.raises(UserError, match=r"keeps no averages of its members \(config\.ema_decay=0\)"):
+        checkpoint.restore_networks(*given, ema=True)
+
+
+def test_names_of_arrays_are_those_that_were_checked():
+    """The checksums of checkpoints that there are have these names."""
+    tree = {"stacks": {"a": {"conv1.kernel": np.zeros(2)}}, "totals": (np.ones(1),)}
+    assert list(checkpoint._leaves(tree)) == ["stacks/a/conv1.kernel", "totals/0"]
 
 
 def truncated(folder):
