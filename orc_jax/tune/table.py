@@ -77,7 +77,7 @@ def picture(study: optuna.Study, space: Space) -> Figure:
     figure = Figure(figsize=(2 * figures.WIDTH, 2.6 * ((panels + 1) // 2)), layout="constrained")
     axes = figure.subplots((panels + 1) // 2, 2, squeeze=False).flat
     trials = [trial for trial in counted(study) if top1(trial) is not None]
-    ordered: dict[str, Sequence[Any]] = {"trial": [trial.number for trial in trials]}
+    ordered: dict[str, Sequence[Any]] = {"trial": [trial.user_attrs["folder"] for trial in trials]}
     for name, distribution in space.distributions.items():
         chosen = [trial.params[name] for trial in trials]
         ordered[name] = list(map(str, chosen)) if isinstance(distribution, CategoricalDistribution) else chosen
@@ -91,6 +91,7 @@ def picture(study: optuna.Study, space: Space) -> Figure:
         axes[i].set(xlabel=name, ylabel="top-1 in percent")
         if getattr(space.distributions.get(name), "log", False):
             axes[i].set_xscale("log")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
     for spare in axes[panels:]:
         spare.set_axis_off()
     return figure
