@@ -1,9 +1,10 @@
 """OKDDip: Online Knowledge Distillation with Diverse Peers (Chen, Mei, Wang, Feng, Chen; AAAI 2020;
 arXiv 1912.00350).
 
-A pool from scratch: *auxiliary peers*, and a *group leader*, the last member, which is the one to deploy. Here the
-members are whole networks (the paper's network-based setting). Every peer has its own target, a mixture of the peers'
-logits z whose weights come from their features h through two learnt projections L and E:
+A pool from scratch: *auxiliary peers*, and a *group leader*, the last member, which is the one to deploy. The members
+are whole networks (the paper's network-based setting), or, with `branches`, share all but their last stage (its
+branch-based one). Every peer has its own target, a mixture of the peers' logits z whose weights come from their
+features h through two learnt projections L and E:
 
     a_ij = softmax over j of L(h_i) . E(h_j)        target of peer i: sum_j a_ij z_j
 
@@ -24,6 +25,7 @@ from orc_jax.data.types import Images
 from orc_jax.errors import require
 from orc_jax.losses import softened_kl
 from orc_jax.methods.base import Method, pool_roles, rampup, require_members, scores
+from orc_jax.methods.branches import first_tied, is_shared, require_branches, tie, total
 from orc_jax.models.layers import torch_uniform
 from orc_jax.models.network import Params
 from orc_jax.pool import Outputs, Pool, PoolSpec
@@ -40,6 +42,7 @@ def okddip(
     rampup_fraction: float = 0.2667,
     projection_divisor: int = 8,
     peers_follow_targets: bool = True,
+    branches: bool = False,
 ) -> Method:
     """The method.
 
@@ -52,6 +55,8 @@ def okddip(
             authors' code. Peers of one architecture share theirs, as there.
         peers_follow_targets: gradients of the targets reach the peers' logits, as in the authors' code; off, they reach
             the projections alone. NOTE(paper): the paper does not say.
+        branches: peers and leader are branches of one network; its shared layers get the gradient of the sum of all
+            losses, as in the authors' code.
     """
     require("config.okddip.temperature", temperature, temperature > 0, "greater than 0")
     require("config.okddip.weight", weight, weight >= 0, "at least 0")
@@ -59,8 +64,13 @@ def okddip(
     require("config.okddip.projection_divisor", projection_divisor, projection_divisor >= 1, "at least 1")
     require_members("okddip", architectures, 3)
     peers = len(architectures) - 1
+    trunk = require_branches("okddip with config.okddip.branches=True", architectures) if branches else ""
+
+    def share(grads: dict[str, Params]) -> dict[str, Params]:
+        return tie(grads, [trunk], is_shared(trunk), total)
 
     def start(setup: Setup, pool: Pool, key: jax.Array) -> Pool:
+        pool = first_tied(pool, trunk) if trunk else pool
         images = jax.ShapeDtypeStruct((1, *setup.image_shape), jnp.float32)
         features = jax.eval_shape(lambda images: predict(pool, images).features, images)
         dims = {stack.name: features[stack.name].shape[-1] for stack in pool.spec.stacks if min(stack.members) < peers}
@@ -84,11 +94,11 @@ def okddip(
             distilled = softened_kl(jnp.concatenate([logits_p, logits_l]), targets, temperature)
             return context.label_loss(out.logits, batch.labels) + ramp * distilled
 
-        pool = learn(context, passed, loss)
+        pool = learn(context, passed, loss, share=share if trunk else None)
         return pool, scores(context, passed.logits, batch.labels)
 
     roles = pool_roles(len(architectures), "auxiliary peer", "auxiliary peer")
-    return Method(iterate, roles, start=start, decided_by_labels="")
+    return Method(iterate, roles, start=start, decided_by_labels="", tied=branches)
 
 
 def project(spec: PoolSpec, out: Outputs, kind: str) -> jax.Array:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from orc_jax.errors import UserError
+from orc_jax.methods.branches import is_shared
 from orc_jax.methods.okddip import ATTENTION, mixtures
 from orc_jax.run import abstract_state
 from orc_jax.testing import build_run
@@ -73,3 +75,25 @@ def test_projections_of_peers_with_features_of_different_sizes(config, toy):
         for name, dim in (("resnet8", 64), ("vgg8", 512))
         for kind in ("query", "key")
     }
+
+
+def test_branches(config, toy):
+    """Shared layers start and stay equal, and move by the sum of what the members alone would do with them."""
+    use(config, "okddip", "tiny_a", "tiny_a", "tiny_a", projection_divisor=2, rampup_fraction=0.0)
+    config.momentum, config.weight_decay = 0.0, 0.0
+    whole = stepper_of(config, toy)
+    config.okddip.branches = True
+    branched = stepper_of(config, toy)
+    start, shared, indices = branched.init(), is_shared("tiny_a"), np.arange(16, dtype=np.int32)
+    before, apart, together = (
+        x.stacks["tiny_a"].params for x in (start, whole(start, indices), branched(start, indices))
+    )
+    assert any(map(shared, before)) and not all(map(shared, before))
+    for name, x in before.items():
+        assert (x == x[:1]).all() or not shared(name), name
+        moves, moved = apart[name] - x, together[name] - x
+        expected = jnp.broadcast_to(moves.sum(0), moves.shape) if shared(name) else moves
+        np.testing.assert_allclose(moved, expected, rtol=2e-3, atol=1e-6)
+    with pytest.raises(UserError, match=r"the peers of okddip with config\.okddip\.branches=True share layers"):
+        use(config, "okddip", "tiny_a", "tiny_b", "tiny_b", branches=True)
+        build_run(config, toy)

@@ -54,6 +54,7 @@ DEFAULTS = {
         "rampup_fraction": 0.2667,
         "projection_divisor": 8,
         "peers_follow_targets": True,
+        "branches": False,
     },
     "one": {"temperature": 3.0, "weight": 1.0, "rampup_fraction": 0.0, "target_gradient": False},
     "cl_ilr": {
