@@ -102,7 +102,9 @@ def test_a_run_draws_by_seed_step_member_and_sample(drawing, toy):
     run = build_run(drawing, toy, axis_name=None)
     setup, state = run.setup, jax.eval_shape(lambda: init_state(run.setup, run.method, 0))
     batch = jax.tree.map(lambda x: x[:4], toy.train)
-    jax.eval_shape(make_train_step(setup, run.method.iterate), state, None, batch)  # promoted, it draws as well
+    drawn = str(jax.make_jaxpr(make_train_step(setup, run.method.iterate))(state, None, batch))
+    quiet = str(jax.make_jaxpr(make_train_step(setup._replace(draws=False), run.method.iterate))(state, None, batch))
+    assert drawn.count("random_bits") > quiet.count("random_bits")
     first, later, other = (
         noise_of(setup, np.uint32(seed), np.int32(step), 4)["wrn_10_1"] for seed, step in ((3, 0), (3, 1), (4, 0))
     )
