@@ -231,8 +231,8 @@ def make_spec(
         try:
             over = axis_name if batch_norm == "global" else None
             convolution = convolution_for(platform)
-            shape = num_classes, image_shape, dtype, over, convolution, early, dropout, stochastic_depth
-            network = make_network(models[name], *shape)
+            given = num_classes, image_shape, dtype, over, convolution, early, dropout, stochastic_depth
+            network = make_network(models[name], *given)
         except TypeError as error:
             if not plugins.is_own(name):
                 raise

@@ -2,7 +2,7 @@
 
 import ast
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -73,15 +73,8 @@ def of_sweep(config: ConfigDict, sweeps: Sequence[str]) -> list[Variant]:
     """
     fields, choices = flat(config.to_dict()), []
     for sweep in sweeps:
-        name, equals, values = sweep.partition("=")
-        name = name.strip().removeprefix("config.")
-        if name not in fields:
-            raise unknown("--sweep: field", name, fields)
-        if not equals or not values.strip() or name in NOT_SWEPT:
-            raise UserError(f"--sweep={sweep}: accepted is field=value,value of any field but {', '.join(NOT_SWEPT)}")
-        if name in [other for other, _ in choices]:
-            raise UserError(f"--sweep={sweep}: config.{name} is swept twice; give all its values at once")
-        choices.append((name, [(text, value_of(name, text, fields[name])) for text in split(values)]))
+        name, values = field_and_values("--sweep", sweep, fields, "field=value,value", [other for other, _ in choices])
+        choices.append((name, [(text, value_of("--sweep", name, text, fields[name])) for text in split(values)]))
     variants = []
     for chosen in itertools.product(*(values for _, values in choices)):
         names = [name for name, _ in choices]
@@ -89,6 +82,25 @@ def of_sweep(config: ConfigDict, sweeps: Sequence[str]) -> list[Variant]:
         label = ", ".join(f"{name}={text}" for name, (text, _) in zip(names, chosen, strict=True))
         variants.append(Variant(label, changed, shares_teacher(names), tuple(names)))
     return list({variant.name: variant for variant in variants}.values())
+
+
+def field_and_values(
+    flag: str, text: str, fields: Mapping[str, Any], accepted: str, before: Collection[str]
+) -> tuple[str, str]:
+    """A field and its values, as `text` has them.
+
+    Raises:
+        UserError: for a field that there is not, cannot be chosen, or is among those `before`, or without values.
+    """
+    name, _, values = text.partition("=")
+    name = name.strip().removeprefix("config.")
+    if name not in fields:
+        raise unknown(f"{flag}: field", name, fields)
+    if not values.strip() or name in NOT_SWEPT:
+        raise UserError(f"{flag}={text}: accepted is {accepted} of any field but {', '.join(NOT_SWEPT)}")
+    if name in before:
+        raise UserError(f"{flag}={text}: config.{name} is given twice; give all its values at once")
+    return name, values
 
 
 def shares_teacher(names: Iterable[str]) -> bool:
@@ -108,7 +120,7 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def value_of(field: str, text: str, now: Any) -> Any:
+def value_of(flag: str, field: str, text: str, now: Any) -> Any:
     """A value of the type that the field has."""
     if isinstance(now, str):
         return text
@@ -119,7 +131,7 @@ def value_of(field: str, text: str, now: Any) -> Any:
     if isinstance(now, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(now):
-        raise UserError(f"--sweep: config.{field}={text}: must be like {now!r}")
+        raise UserError(f"{flag}: config.{field}={text}: must be like {now!r}")
     return value
 
 

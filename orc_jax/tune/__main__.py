@@ -34,7 +34,6 @@ OUT = flags.DEFINE_string(
 )
 CACHE = flagging.define_cache(FLAGS)
 OF_ONE_RUN = ("mode", "checkpoint", "resume", "own", "workdir", "coordinator", "num_processes", "process_id")
-INSTALL = "pip install optuna"
 
 
 def main() -> None:
@@ -52,7 +51,7 @@ def main() -> None:
         except ModuleNotFoundError as error:
             if error.name != "optuna":
                 raise
-            raise UserError(f"a search needs Optuna, which is not installed ({INSTALL})") from None
+            raise UserError("a search needs Optuna, which is not installed (pip install optuna)") from None
         config, changed = judged(given.config)
         searched = space.parse(config, SEARCH.value or space.of_method(config.method))
         folder = places.workdir("--out", OUT.value or f"runs/tune_{config.method}_{config.dataset}")

@@ -4,7 +4,6 @@ Optuna chooses the values (TPE), and ends a trial that is worse than the median 
 What it knows lies in `study.journal`, in its own format, for its own tools.
 """
 
-import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,8 +166,8 @@ def best(study: optuna.Study, config: ConfigDict, out: Path) -> Found:
     """
     finished = study.get_trials(states=(TrialState.COMPLETE,))
     if not finished:
-        errors = [trial.user_attrs["error"] for trial in table.counted(study) if "error" in trial.user_attrs]
-        raise UserError(f"no trial of {out} has finished; the first failed: {next(itertools.chain(errors, ['']))}")
+        failed = table.counted(study)[0]  # none is ended early before some have finished
+        raise UserError(f"no trial of {out} has finished; the first failed: {failed.user_attrs['error']}")
     first = study.best_trial
     one = planned(config, first.params, first.user_attrs["folder"], out)
     return Found(first.params, first.value or 0.0, result_of(one, out).others, one.folder)

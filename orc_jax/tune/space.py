@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from orc_jax.compare.variants import NOT_SWEPT, split, value_of
+from orc_jax.compare.variants import field_and_values, split, value_of
 from orc_jax.config import flat
-from orc_jax.errors import UserError, unknown
+from orc_jax.errors import UserError
 
 # What the papers leave open, by method: what is searched unless a person says what.
 OPEN = {
@@ -23,7 +23,8 @@ OPEN = {
     "takd": ("takd.temperature=1:10:log", "takd.lam=0.1:0.9"),
     "kd": ("kd.temperature=1:10:log", "kd.alpha=0.1:0.9"),
 }
-ACCEPTED = "accepted is field=low:high, field=low:high:log or field=value,value"
+FLAG = "--search"
+FORMS = "field=low:high, field=low:high:log or field=value,value"
 
 
 class Space(NamedTuple):
@@ -48,7 +49,9 @@ def of_method(method: str) -> tuple[str, ...]:
         UserError: if its paper leaves open nothing that is listed here.
     """
     if method not in OPEN:
-        raise UserError(f"--search: nothing is chosen for config.method={method!r}; {ACCEPTED}, once for each field")
+        raise UserError(
+            f"--search: nothing is chosen for config.method={method!r}; accepted is {FORMS}, once for each field"
+        )
     return OPEN[method]
 
 
@@ -60,14 +63,7 @@ def parse(config: ConfigDict, searches: Sequence[str]) -> Space:
     """
     fields, found = flat(config.to_dict()), {}
     for text in searches:
-        name, equals, values = text.partition("=")
-        name = name.strip().removeprefix("config.")
-        if name not in fields:
-            raise unknown("--search: field", name, fields)
-        if not equals or not values.strip() or name in NOT_SWEPT:
-            raise UserError(f"--search={text}: {ACCEPTED}, of any field but {', '.join(NOT_SWEPT)}")
-        if name in found:
-            raise UserError(f"--search={text}: config.{name} is searched twice; give all its values at once")
+        name, values = field_and_values(FLAG, text, fields, FORMS, found)
         now = fields[name]
         is_range = ":" in values and isinstance(now, int | float) and not isinstance(now, bool)
         found[name] = _range(text, name, values, now) if is_range else _choices(text, name, values, now)
@@ -78,23 +74,24 @@ def values_in(config: ConfigDict, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """What was chosen as values of the fields of a config."""
     fields = flat(config.to_dict())
     return {
-        name: value_of(name, value, fields[name]) if isinstance(value, str) else value for name, value in chosen.items()
+        name: value_of(FLAG, name, value, fields[name]) if isinstance(value, str) else value
+        for name, value in chosen.items()
     }
 
 
 def _choices(text: str, name: str, values: str, now: object) -> CategoricalDistribution:
-    read = {text: value_of(name, text, now) for text in split(values)}
+    read = {text: value_of(FLAG, name, text, now) for text in split(values)}
     # Optuna keeps numbers and texts: what is neither is kept as it was written.
     chosen = tuple(read if isinstance(now, tuple) else dict.fromkeys(read.values()))
     if len(chosen) < 2:
-        raise UserError(f"--search={text}: there is nothing to choose from; {ACCEPTED}")
+        raise UserError(f"--search={text}: there is nothing to choose from; accepted is {FORMS}")
     return CategoricalDistribution(chosen)
 
 
 def _range(text: str, name: str, values: str, now: int | float) -> FloatDistribution | IntDistribution:
     low, high, *scale = values.split(":")
-    ends = [value_of(name, end.strip(), now) for end in (low, high)]
+    ends = [value_of(FLAG, name, end.strip(), now) for end in (low, high)]
     log = [one.strip() for one in scale] == ["log"]
     if (scale and not log) or not ends[0] < ends[1] or (log and ends[0] <= 0):
-        raise UserError(f"--search={text}: {ACCEPTED}, low below high, and with log above 0")
+        raise UserError(f"--search={text}: accepted is {FORMS}, low below high, and with log above 0")
     return (IntDistribution if isinstance(now, int) else FloatDistribution)(*ends, log=log)

@@ -156,7 +156,7 @@ def test_values_of_a_sweep(short):
     values = [v.config.lr_boundaries for v in of_sweep(short, ["lr_boundaries=(0.5,0.75),()"])]
     assert values == [(0.5, 0.75), ()]
     assert [v.config.orc.role_change for v in of_sweep(short, ["orc.role_change=true,False"])] == [True, False]
-    with pytest.raises(UserError, match="is swept twice"):
+    with pytest.raises(UserError, match="is given twice"):
         of_sweep(short, ["orc.beta=0.1", "orc.beta=0.2"])
 
 

@@ -41,15 +41,15 @@ def test_what_is_searched_of_a_method_is_accepted(method):
     ("searches", "text"),
     [
         (["orc.bta=0.1:0.9"], "--search: field='orc.bta' is not known. Did you mean orc.beta"),
-        (["orc.beta"], "--search=orc.beta: accepted is field=low:high, field=low:high:log or field=value,value"),
+        (["orc.beta"], "--search=orc.beta: accepted is field=low:high, field=low:high:log or field=value,value of any"),
         (["orc.beta=0.5"], "there is nothing to choose from"),
         (["orc.beta=0.9:0.1"], "low below high"),
         (["orc.beta=0:1:log"], "with log above 0"),
         (["orc.beta=0:1:lin"], "low below high, and with log above 0"),
-        (["orc.beta=a:1"], "config.orc.beta=a: must be like 0.5"),
+        (["orc.beta=a:1"], "--search: config.orc.beta=a: must be like 0.5"),
         (["num_networks=3:4.5"], "config.num_networks=4.5: must be like 5"),
         (["seed=0:5"], "of any field but seed"),
-        (["orc.beta=0:1", "orc.beta=0.1,0.2"], "config.orc.beta is searched twice"),
+        (["orc.beta=0:1", "orc.beta=0.1,0.2"], "config.orc.beta is given twice"),
     ],
 )
 def test_mistakes(searches, text):
