@@ -9,8 +9,6 @@ ARG JAX=cpu
 ENV JAX=$JAX VENV=/opt/venv PYTHON=python3 PIP_NO_CACHE_DIR=1
 WORKDIR /orc_jax
 COPY . .
-# Compiled here, or every container would do it again; some files are of other Pythons, and fail.
-RUN scripts/setup.sh && { "$VENV/bin/python" -m compileall -q -j 0 "$VENV/lib" >/dev/null || true; } \
-    && "$VENV/bin/orc-jax" --version
+RUN scripts/setup.sh && "$VENV/bin/orc-jax" --version
 ENV PATH=/opt/venv/bin:$PATH
 CMD ["scripts/demo.sh"]

@@ -8,8 +8,8 @@ scripts/setup.sh
 bin=$(cd "${VENV:-.venv}/bin" && pwd)
 workdir=${1:-runs/demo}
 workdir=${workdir%/}
-# 50 images of each class and 20 epochs: what takes a minute, not what makes the best networks.
-budget=(--config=configs/digits.py --config.examples_per_class=50 --config.num_epochs=20 --config.pretrain_epochs=10)
+# 50 images of each class and 16 epochs: what takes a minute, not what makes the best networks.
+budget=(--config=configs/digits.py --config.examples_per_class=50 --config.num_epochs=16 --config.pretrain_epochs=8)
 budget+=(--config.teacher=resnet14 --config.eval_every_epochs=2)
 
 echo "1 of 3: a pivot teacher, and then three networks that teach each other"

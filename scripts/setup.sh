@@ -55,8 +55,15 @@ if [ "$(cat "$venv/installed.txt" 2>/dev/null)" != "$key" ]; then
   fi
   "$python" -m venv "$venv"
   printf '%s\n' "$wanted" >"$venv/wanted.txt"
-  # What is imported is compiled then; to compile all of it now takes five times as long as the rest.
+  # To compile all of it takes five times as long as the rest.
   "$venv/bin/python" scripts/told.py "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
     --no-compile -r "$venv/wanted.txt" --editable . || fail "pip failed with $("$python" --version); PYTHON=... takes another"
+  # What the commands import is compiled here, or the first of them would do it, and every one of them where Python is
+  # told to keep nothing.
+  echo "Compiling what the commands import ..."
+  for imported in "orc_jax.training, orc_jax.describe" "sklearn.datasets, sklearn.manifold, matplotlib.pyplot"; do
+    env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -c "import $imported" &
+  done
+  wait
   printf '%s\n' "$key" >"$venv/installed.txt"
 fi
