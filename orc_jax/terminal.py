@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 PATIENCE = 1.0  # seconds after which it is said what is being done
+SOON, NOW_AND_THEN = 3.0, 60.0  # seconds to the first line of a bar that is not drawn, and from one to the next
 ENDLESS = 10_000  # columns of an output that has no width
 NARROWEST, WIDEST = 8, 40  # columns of a bar
 
@@ -139,13 +140,13 @@ class Rows:
 
 
 class Bar:
-    """The progress of a run: drawn on a terminal; elsewhere only what takes long is said."""
+    """The progress of a run: drawn on a terminal; elsewhere a line soon after its start and then now and then."""
 
     def __init__(self, console: Console, title: str, total: int, completed: int):
         self.console, self.total = console, total
         self._progress = Progress(_Line(console), console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task(title, total=total, completed=completed, status=(), left="")
-        self._started = None
+        self._started, self._due = None, float("inf")
 
     def __enter__(self) -> "Bar":
         self._progress.start()
@@ -157,10 +158,13 @@ class Bar:
     def starts(self) -> None:
         """From here on the time that is left is reckoned."""
         self._started = time.perf_counter(), self._progress.tasks[0].completed
+        self._due = time.perf_counter() + SOON
 
     def title(self, text: str) -> None:
-        """What comes first."""
+        """What comes first. Where nothing is drawn, a new title comes with a line of the caller's own."""
         self._progress.update(self._task, description=text)
+        if self._started:
+            self._due = time.perf_counter() + NOW_AND_THEN
 
     def update(self, completed: int, status: Iterable[Part] = ()) -> None:
         """Moves the bar."""
@@ -170,6 +174,11 @@ class Bar:
             left = duration((time.perf_counter() - since) / (completed - first) * (self.total - completed)) + " left"
         fields: Any = {"status": tuple(status)} if status else {}
         self._progress.update(self._task, completed=completed, left=left, **fields)
+        if not self.console.is_terminal and time.perf_counter() > self._due:
+            self._due = time.perf_counter() + NOW_AND_THEN
+            task = self._progress.tasks[0]
+            parts = [Part(task.description), Part(f"step {completed}/{self.total}"), *status, Part(left)]
+            warner(self.console)(fitted(parts, ENDLESS))
 
     @contextlib.contextmanager
     def doing(self, what: str) -> Iterator[None]:

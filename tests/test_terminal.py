@@ -2,6 +2,7 @@
 
 import io
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -102,6 +103,25 @@ def test_no_bar_where_there_is_no_terminal(console):
         with bar.doing("evaluating"):
             pass
     assert printed(console) == ""
+
+
+def test_lines_instead_of_a_bar(console, monkeypatch):
+    """One soon after the start, and one a minute where none came with the end of an epoch."""
+    now = 100.0
+    monkeypatch.setattr(terminal.time, "perf_counter", lambda: now)
+    said = {}
+    with Bar(console, "orc epoch 1/2", 2000, 0) as bar:
+        bar.starts()
+        for step in range(1, 1000):
+            now += 0.5
+            bar.update(step, [Part("loss 1.5")] if step % 2 else [])
+            if step == 500:
+                bar.title("orc epoch 2/2")  # after a line of its own, at 350
+            console.file.flush()
+            for line in Path(console.file.name).read_text().splitlines():
+                said.setdefault(line, now)
+    assert list(said.values()) == [103.5, 164.0, 224.5, 285.0, 345.5, 410.5, 471.0, 531.5, 592.0]
+    assert next(iter(said)) == "orc epoch 1/2  step 7/2000  loss 1.5  17 min left"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
