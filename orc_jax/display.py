@@ -91,7 +91,7 @@ def epoch_line(run: Run, title: str, row: Row, timing: Row, width: int = ENDLESS
     ]
     if metrics.evaluated([row]):
         first, *others = splits.eval_splits(run.config)
-        parts.append(Part(f"{first if others else 'test'} {row[metrics.evaluation('top1', name)]:.2%}"))
+        parts.append(Part(f"{first} {row[metrics.evaluation('top1', name)]:.2%}"))
         for other in others:
             if (column := metrics.evaluation("top1", name, other)) in row:
                 parts.append(Part(f"{other} {row[column]:.2%}", 1))
