@@ -94,6 +94,8 @@ def default() -> ConfigDict:
     config.batch_norm = "global"  # statistics of the global batch, or "local": of each device's share of it
     config.remat = False  # repeat forward passes in the backward pass instead of keeping them: a fraction of the memory
     config.seed = 0
+    config.data_seed = -1  # of order, augmentation and mix-up of the batch; -1: that of `seed`
+    config.replicas = 1  # runs that are trained at once, in one program
 
     # What is kept and shown.
     config.eval_batch_size = 512  # rounded up to a multiple of the devices

@@ -28,8 +28,10 @@ from orc_jax.terminal import doing, duration, warner
 KEPT = {"float32": 0.95, "bfloat16": 0.65}
 
 
-def describe(resolved: Resolved, workdir: Path, console: Console) -> None:
+def describe(resolved: Resolved, workdir: Path, console: Console, *, replicas: int = 1) -> None:
     """Prints the pool, the steps and the costs of a run and of those before it. Trains nothing and writes nothing.
+
+    Of `replicas` of it, what all of them take.
 
     Raises:
         UserError: for what a training would refuse, too.
@@ -45,7 +47,7 @@ def describe(resolved: Resolved, workdir: Path, console: Console) -> None:
             cells = {name: f"{each / 1e6:,.1f}" for name, each in forward_flops(one).items()}
             title = f"{title} on {one.dataset.name}"
             table = display.pool_table(one, title, {"MFLOP of a forward pass": cells})
-            lines = _lines(one)
+            lines = _lines(one, replicas)
         console.print(table)
         for line in lines:
             warner(console)(line)
@@ -170,14 +172,15 @@ def _bytes(tree) -> float:
     return float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)))
 
 
-def _lines(run: Run) -> list[str]:
+def _lines(run: Run, replicas: int) -> list[str]:
     config, dataset = run.config, run.dataset
-    operations, (state, kept) = step_flops(run), memory(run)
+    operations, (state, kept) = replicas * step_flops(run), (replicas * of_one for of_one in memory(run))
     shape = "x".join(map(str, dataset.image_shape))
     data: Any = dataset.train
     where = "streamed" if dataset.is_streamed else f"in memory, {_size(data.images.nbytes, 'B', 1024)}"
     often = ", each class as often" if config.balanced_sampling else ""
     often += f", {config.repeated_augmentation} times in a batch" if config.repeated_augmentation > 1 else ""
+    time = duration(replicas * seconds(run))
     forward = f"forward passes {_size(kept, 'B', 1024)} at most, about"
     return [
         f"data           {dataset.num_train:,} images of {dataset.num_classes} classes, {shape}, {where}{often}",
@@ -189,7 +192,8 @@ def _lines(run: Run) -> list[str]:
         f"devices        {jax.device_count()} x {run.devices[0].device_kind}",
         f"activations    {config.dtype}{_on_dtype(run)}{_on_draws(run)}",
         f"a step         {_size(operations, 'FLOP')}; the run {_size(operations * run.num_steps, 'FLOP')}",
-        f"time           about {duration(seconds(run))} of training here, at the rate of a short measurement",
+        *([f"replicas       {replicas}, in one program, their seeds from {config.seed} on"] if replicas > 1 else []),
+        f"time           about {time} of training here, at the rate of a short measurement",
         f"memory         on each device: state {_size(state, 'B', 1024)}, {forward}",
         "",
     ]

@@ -1,7 +1,7 @@
 """Evaluation of a whole pool in one program, during training and from a checkpoint."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from orc_jax.data.types import Images, Records
 from orc_jax.models.network import Params
 from orc_jax.pool import Stacks
 from orc_jax.run import Run, abstract_state, build
-from orc_jax.step import TrainState, make_evaluation_step, make_observation_step
+from orc_jax.step import Evaluation, TrainState, make_evaluation_step, make_observation_step
 from orc_jax.terminal import doing
 from orc_jax.workdir import checkpoint, metrics, record
 from orc_jax.workdir.files import writing
@@ -31,72 +31,103 @@ def evaluator(run: Run, examples: Images | Records | None = None) -> Callable[[S
     top-1 and top-5 as fractions, loss in nats; the ensemble is the method's own, or the members' mean probability. A
     pool of equal networks has "mean" as well, the mean of the members' figures. Every example counts once.
     """
+    evaluate = _evaluator(run, examples)
+    return lambda stacks: evaluate(stacks)[0]
+
+
+def _evaluator(
+    run: Run, examples: Images | Records | None = None, replicas: int = 1
+) -> Callable[[Stacks], list[dict[str, Any]]]:
+    """As `evaluator`, of several runs whose stacks are stacked: a result for each."""
     dataset = run.dataset if examples is None else run.dataset._replace(test=examples)
     data = feed.resident(dataset.test, run.devices)
-    evaluation_step = parallel.DataParallel(
-        make_evaluation_step(run.setup, run.method.ensemble), run.devices, donate=False
-    )
-    names = run.spec.member_names
+    step = make_evaluation_step(run.setup, run.method.ensemble)
+    evaluation_step = parallel.DataParallel(_over_replicas(step, replicas), run.devices, donate=False)
 
-    def evaluate(stacks: Stacks) -> dict[str, Any]:
+    def evaluate(stacks: Stacks) -> list[dict[str, Any]]:
         parts = []
         with feed.evaluation(dataset, run.config, run.devices) as batches:
             for batch in batches:
                 parts.append(evaluation_step(stacks, data, batch))
                 jax.block_until_ready(parts[-feed.AHEAD :][0])  # or the batches of a streamed set would pile up
         sums = jax.tree.map(lambda *x: np.sum(np.array(x, np.float64), axis=0), *jax.device_get(parts))
-        rows = [
-            {"top1": float(top1), "top5": float(top5), "loss": float(loss)}
-            for top1, top5, loss in np.stack([sums.top1, sums.top5, sums.loss], axis=1) / sums.count
-        ]
-        results = [{"name": name, "role": run.method.roles[i], **rows[i]} for i, name in enumerate(names)]
-        summary = {"examples": int(sums.count), "members": results, "target_student": results[-1], "ensemble": rows[-1]}
-        if len(names) > 1 and len(run.spec.stacks) == 1:
-            summary["mean"] = {metric: float(np.mean([row[metric] for row in rows[:-1]])) for metric in rows[0]}
-        return summary
+        return [_result(run, of) for of in _each(sums, replicas)]
 
     return evaluate
 
 
-def evaluation(run: Run) -> Callable[[Stacks, list[Row], int], tuple[dict[str, Any], Row]]:
-    """A function that evaluates stacks: (stacks, rows so far, epoch) -> result, columns of a row.
+def _over_replicas(step: Callable, replicas: int) -> Callable:
+    return step if replicas == 1 else jax.vmap(step, in_axes=(0, None, None))
 
-    The result is that of the split which selects the best checkpoint. Other splits have columns where the target
+
+def _each(tree: Any, replicas: int) -> list[Any]:
+    return [tree] if replicas == 1 else [jax.tree.map(lambda x: x[i], tree) for i in range(replicas)]  # noqa: B023
+
+
+def _result(run: Run, sums: Evaluation) -> dict[str, Any]:
+    names = run.spec.member_names
+    rows = [
+        {"top1": float(top1), "top5": float(top5), "loss": float(loss)}
+        for top1, top5, loss in np.stack([sums.top1, sums.top5, sums.loss], axis=1) / sums.count
+    ]
+    results = [{"name": name, "role": run.method.roles[i], **rows[i]} for i, name in enumerate(names)]
+    summary = {"examples": int(sums.count), "members": results, "target_student": results[-1], "ensemble": rows[-1]}
+    if len(names) > 1 and len(run.spec.stacks) == 1:
+        summary["mean"] = {metric: float(np.mean([row[metric] for row in rows[:-1]])) for metric in rows[0]}
+    return summary
+
+
+def evaluation(
+    runs: Sequence[Run],
+) -> Callable[[Stacks, Sequence[list[Row]], int], tuple[list[dict[str, Any]], list[Row]]]:
+    """A function that evaluates the stacks of runs: (stacks, rows so far of each, epoch) -> results, columns of rows.
+
+    The results are those of the split which selects the best checkpoint. Other splits have columns where the target
     student is the best so far, and the last time.
     """
-    first, target = evaluator(run), run.spec.member_names[-1]
-    others = {name: evaluator(run, examples) for name, examples in run.dataset.others}
+    run, target = runs[0], runs[0].spec.member_names[-1]
+    first = _evaluator(run, replicas=len(runs))
+    others = {name: _evaluator(run, examples, len(runs)) for name, examples in run.dataset.others}
 
-    def evaluate(stacks: Stacks, history: list[Row], epoch: int) -> tuple[dict[str, Any], Row]:
-        result = first(stacks)
-        columns = metrics.of_evaluation(result)
-        stops = metrics.stalled([*history, {"epoch": epoch} | columns], target, run.config.patience)
-        if stops or epoch == run.config.num_epochs or metrics.is_best(history, result, target):
+    def evaluate(stacks: Stacks, histories: Sequence[list[Row]], epoch: int) -> tuple[list[dict[str, Any]], list[Row]]:
+        results = first(stacks)
+        rows = [metrics.of_evaluation(result) for result in results]
+        wanted = [
+            epoch == run.config.num_epochs
+            or metrics.is_best(history, result, target)
+            or metrics.stalled([*history, {"epoch": epoch} | columns], target, run.config.patience)
+            for history, result, columns in zip(histories, results, rows, strict=True)
+        ]
+        if any(wanted):
             for name, other in others.items():
-                columns |= metrics.of_evaluation(other(stacks), name)
-        return result, columns
+                for i, result in enumerate(other(stacks)):
+                    rows[i] |= metrics.of_evaluation(result, name) if wanted[i] else {}
+        return results, rows
 
     return evaluate
 
 
-def renewer(run: Run) -> Callable[[TrainState], TrainState]:
+def renewer(run: Run, replicas: int = 1) -> Callable[[TrainState], TrainState]:
     """A function that renews what the method of `run` has found out on its held-out examples (see `HeldOut`)."""
     held_out, dataset = run.method.held_out, run.dataset._replace(test=run.dataset.held_out)
     assert held_out is not None
     data = feed.resident(dataset.test, run.devices)
-    observe = parallel.DataParallel(make_observation_step(run.setup, held_out.observe), run.devices, donate=False)
+    step = make_observation_step(run.setup, held_out.observe)
+    observe = parallel.DataParallel(_over_replicas(step, replicas), run.devices, donate=False)
 
     def renewed(state: TrainState) -> TrainState:
         with feed.evaluation(dataset, run.config, run.devices) as batches:
             parts = jax.device_get([observe(state.stacks, data, batch) for batch in batches])
         sums = jax.tree.map(lambda *x: np.sum(np.array(x), axis=0), *parts)
-        return state.replace(stacks=state.stacks | jax.device_put(held_out.renew(sums), run.sharding))
+        found = [held_out.renew(of) for of in _each(sums, replicas)]
+        of_all = found[0] if replicas == 1 else jax.tree.map(lambda *x: np.stack(x), *found)
+        return state.replace(stacks=state.stacks | jax.device_put(of_all, run.sharding))
 
     return renewed
 
 
-def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: Console) -> None:
-    """Evaluates the checkpoint `which` ("latest", "best" or a step) of `workdir`; prints the result, and writes it.
+def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: Console) -> dict[str, Any]:
+    """Evaluates the checkpoint `which` ("latest", "best" or a step) of `workdir`; prints and writes the result.
 
     Raises:
         UserError: if there is no such checkpoint, or its pool and data are not those of the config.
@@ -127,12 +158,12 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
     for name, other in others.items():
         console.print(display.evaluation_table(result | {"split": name} | other, which))
     result |= {"others": others} if others else {}
-    if not hosts.is_main():
-        return
-    path = workdir / f"evaluation_{trained.step}.json"
-    with writing(f"--workdir={workdir}: the result"):
-        path.write_text(json.dumps(result, indent=2) + "\n")
-    console.print(f"written to {path}", soft_wrap=True)
+    if hosts.is_main():
+        path = workdir / f"evaluation_{trained.step}.json"
+        with writing(f"--workdir={workdir}: the result"):
+            path.write_text(json.dumps(result, indent=2) + "\n")
+        console.print(f"written to {path}", soft_wrap=True)
+    return result
 
 
 def heads(run: Run) -> dict[str, dict[str, Params]]:

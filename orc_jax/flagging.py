@@ -52,6 +52,7 @@ class Given(NamedTuple):
     trusted: Collection[str] | None  # what of a person's own it may import; None is all that it names
     adapted: list[str]  # what was changed of it so that it fits the overrides
     overrides: dict[str, Any]  # fields by their dotted names
+    lists: dict[str, str]  # numbers of which several values are given, separated by commas
 
 
 def define_cache(own: flags.FlagValues) -> flags.FlagHolder[str]:
@@ -67,10 +68,11 @@ def refuse(argv: list[str], names: Iterable[str], why: str) -> None:
             raise UserError(f"--{name} {why}")
 
 
-def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Given:
+def parse(argv: list[str], own: flags.FlagValues, description: str | None, *, lists: bool = False) -> Given:
     """Parses a command line: `own` flags into themselves, and the config with its overrides.
 
-    Ends the program for `--help` and `--version`.
+    With `lists`, numbers may be given several values; the config has the first. Ends the program for `--help` and
+    `--version`.
 
     Raises:
         UserError: for what is not understood.
@@ -93,6 +95,7 @@ def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Gi
     config, base, of_run = config_files.base(
         given, place("--workdir", workdir) if workdir else None, dataset[-1] if dataset else None
     )
+    several, rest = _lists(config, rest) if lists else ({}, rest)
     overrides = override(config, rest)
     check_numbers(config)
     if "eval_split" in overrides and "eval_splits" not in overrides:
@@ -103,7 +106,21 @@ def parse(argv: list[str], own: flags.FlagValues, description: str | None) -> Gi
     else:
         named = [value for value in overrides.values() if isinstance(value, str)]
         trusted = {*_trusted(own), *(item for value in named for item in re.split("[,=]", value))}
-    return Given(config, base, trusted, adapted, overrides)
+    return Given(config, base, trusted, adapted, overrides, several)
+
+
+def _lists(config: ConfigDict, argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Fields of numbers that are given several values, and the arguments with the first of them instead."""
+    from orc_jax.config import flat
+
+    fields, several, rest = flat(config.to_dict()), {}, []
+    for argument in argv:
+        found = re.fullmatch(r"--?config\.([\w.]+)=([^,()\[\]]+),(.+)", argument)
+        if found and type(fields.get(found[1])) in (int, float):
+            several[found[1]] = f"{found[2]},{found[3]}"
+            argument = f"--config.{found[1]}={found[2]}"
+        rest.append(argument)
+    return several, rest
 
 
 def _trusted(own: flags.FlagValues) -> list[str]:

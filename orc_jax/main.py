@@ -5,8 +5,11 @@ python -m orc_jax.main --mode=evaluate --workdir=runs/cifar100_orc --checkpoint=
 """
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from orc_jax import allocator, commands, flagging, places
 from orc_jax.errors import UserError
@@ -33,7 +36,7 @@ RESUME = flags.DEFINE_enum(
     "With a run that is in the workdir: go on with it, or, if its fields are others, start a new one from its weights.",
     flag_values=FLAGS,
 )
-flags.DEFINE_multi_string(
+OWN = flags.DEFINE_multi_string(
     "own",
     [],
     "my_module:Thing, a network, method or data set of your own that the run in the workdir names; once for each.",
@@ -60,14 +63,16 @@ def main() -> None:
     allocator.keep_pages()
     console = make_console()
     with commands.understood(), doing(console, "loading JAX"):
-        given = flagging.parse(sys.argv, FLAGS, __doc__)
+        given = flagging.parse(sys.argv, FLAGS, __doc__, lists=True)
         # Imported late, so that --help and mistakes in the flags are answered at once.
         from orc_jax import hosts
+        from orc_jax.compare import replicas
         from orc_jax.config import resolve
         from orc_jax.describe import describe
         from orc_jax.evaluate import evaluate_checkpoint
         from orc_jax.samples import preview
         from orc_jax.training import train
+        from orc_jax.workdir import comparison
 
     config = given.config
     with commands.understood():
@@ -80,17 +85,37 @@ def main() -> None:
             console.quiet = not hosts.is_main()
         elif NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
             raise UserError("--num_processes and --process_id need --coordinator=host:port of the first process")
+        if MODE.value == "evaluate" and (there := comparison.read(workdir)):
+            replicas.evaluate(there, workdir, given.overrides, OWN.value, CHECKPOINT.value, console)
+            return
         for line in (f"config: {given.base}", *given.adapted):
             warner(console)(line)
+        if MODE.value == "train" and (config.replicas != 1 or given.lists):
+            several(config, given.lists, workdir)
+            replicas.train(config, given.lists, workdir, console)
+            return
+        count, config.replicas = config.replicas, 1
         resolved = resolve(config, trusted=given.trusted)
         if MODE.value == "train":
             train(resolved, workdir, console, resume=RESUME.value)
         elif MODE.value == "describe":
-            describe(resolved, workdir, console)
+            describe(resolved, workdir, console, replicas=count)
         elif MODE.value == "preview":
             preview(resolved, workdir, console)
         else:
             evaluate_checkpoint(resolved, workdir, CHECKPOINT.value, console)
+
+
+def several(config: ConfigDict, lists: Mapping[str, str], workdir: Path) -> None:
+    """Raises `UserError` for what replicas cannot be given."""
+    if COORDINATOR.value or RESUME.value != "run":
+        raise UserError(f"config.replicas={config.replicas}: not with --coordinator or --resume=weights")
+    for name, text in lists.items():
+        if config.replicas == 1:
+            count = len(text.split(","))
+            raise UserError(f"--config.{name}={text}: several values are for replicas: --config.replicas={count}")
+    if (workdir / "config.json").exists():
+        raise UserError(f"config.replicas={config.replicas}: --workdir={workdir} holds a single run; give another")
 
 
 if __name__ == "__main__":

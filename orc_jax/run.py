@@ -125,6 +125,7 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         mixing=Mixing(config.mixup, config.cutmix),
         label_smoothing=config.label_smoothing,
         frozen=frozen,
+        data_seed=None if config.data_seed < 0 else config.data_seed,
         draws=config.dropout > 0 or config.stochastic_depth > 0,
     )
     return Run(resolved, dataset, devices, setup)

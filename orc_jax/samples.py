@@ -12,6 +12,7 @@ from rich.console import Console
 from orc_jax import hosts
 from orc_jax.config import Resolved
 from orc_jax.data import augment, feed, sets
+from orc_jax.data.batches import seed_of
 from orc_jax.data.types import Images
 from orc_jax.errors import UserError
 from orc_jax.run import Run, build
@@ -35,7 +36,7 @@ def first(run: Run, count: int = COUNT) -> Images:
     setup = run.setup._replace(axis_name=None)  # all on one device: the places in the batch stay the same
     needed = run.config.batch_size if any(setup.mixing) else count  # they are mixed with any other of the batch
     examples = feed.first_examples(run.dataset, run.config, needed, setup.views)
-    seed = jnp.asarray(run.config.seed, jnp.uint32)  # an argument: runs that differ in it have one program
+    seed = jnp.asarray(seed_of(run.config), jnp.uint32)  # an argument: runs that differ in it have one program
     images = jax.jit(lambda seed, examples: seen(setup, seed, jnp.int32(0), examples)[0])(seed, examples)
     images = np.asarray(images[0] if setup.views > 1 else images)[:count]
     return Images(images.round().astype(np.uint8), examples.labels[:count])

@@ -150,7 +150,8 @@ def make_train_step(
             assert unit is not None
             now = setup._replace(learning_rate=lambda step: peak * unit(step))
         examples = pick(data, batch)
-        images, mixed = seen(setup, state.seed, state.step, examples)
+        of_data = state.seed if setup.data_seed is None else jnp.uint32(setup.data_seed)
+        images, mixed = seen(setup, of_data, state.step, examples)
         context = Context(now, state.step, rngs.stream_key(state.seed, "method", state.step), values, mixed)
         noise = noise_of(setup, state.seed, state.step, examples.labels.shape[0]) if setup.draws else {}
         pool = Pool(spec=setup.spec, stacks=state.stacks, noise=noise)
@@ -175,6 +176,18 @@ def in_turn(train_step: Callable) -> Callable[[TrainState, Images | None, Batch]
         return jax.lax.scan(lambda state, batch: (train_step(state, data, batch), None), state, batches)[0]
 
     return steps
+
+
+def in_replicas(
+    train_step: Callable, *, takes_values: bool, own_batches: bool
+) -> Callable[[TrainState, Any, Batch], TrainState]:
+    """The step of several runs at once, which differ in their seeds and values: leaves of the state `[replicas, ...]`.
+
+    So are the values, if it `takes_values`. Batches are common, or with `own_batches` `[batch, replicas]`. A branch
+    becomes a choice among the results of all its sides.
+    """
+    given = (None, 0) if takes_values else None
+    return jax.vmap(train_step, in_axes=(0, given, 1 if own_batches else None))
 
 
 def find_diverged(spec: PoolSpec, state: TrainState) -> jax.Array:

@@ -47,6 +47,7 @@ class Setup(NamedTuple):
     mixing: Mixing = Mixing()  # of the batch, memory or streamed
     label_smoothing: float = 0.0
     frozen: Mapping[str, Collection[str]] = MappingProxyType({})  # by architecture: parameters that stay as they are
+    data_seed: int | None = None  # what augmentation and mix-up of the batch are drawn by; None: the run's seed
     draws: bool = False  # some networks have layers that draw anew in every step, at a rate that is not 0
 
     def optimizer_of(self, stack: str) -> optax.GradientTransformation:

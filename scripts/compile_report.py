@@ -3,6 +3,7 @@
 python -m scripts.compile_report --targets h100 v5e --pools five default
 python -m scripts.compile_report --targets h100 --devices 8 --batch 1024 --pools five --set batch_norm=local remat=True
 python -m scripts.compile_report --targets v5e --config configs/cifar100.py --dtype bfloat16 --out report
+python -m scripts.compile_report --targets h100 --pools one --set method=independent --replicas 1 5 10
 
 Every figure is compared with the floor: the sum of the members' own training steps, each compiled alone in the same
 way, and of the forward pass that the pivot teacher teaches with. Needed are the compilers: `pip install libtpu` for
@@ -50,14 +51,16 @@ class Compiled(NamedTuple):
     temporaries: float
 
 
-def compile_for(target: str, devices: Any, resolved: Resolved, size: int, *, forward_only: bool = False) -> Compiled:
+def compile_for(
+    target: str, devices: Any, resolved: Resolved, size: int, *, forward_only: bool = False, replicas: int = 1
+) -> Compiled:
     """The training step of a config, or its forward pass alone, compiled for `devices` of a target.
 
-    `size` is that of the images, in pixels.
+    `size` is that of the images, in pixels; of `replicas` there are several in the program.
     """
     run = build(resolved, random_images(1000, size), devices)
-    mapped = parallel.DataParallel(forward_of(run) if forward_only else step_of(run), devices, donate=True)
-    lowered = mapped.lower(*abstract_arguments(run))
+    step = forward_of(run) if forward_only else step_of(run, replicas=replicas)
+    lowered = parallel.DataParallel(step, devices, donate=True).lower(*abstract_arguments(run, replicas))
     started = time.perf_counter()
     compiled = parallel.compiled(lowered, devices[0].platform)
     seconds = time.perf_counter() - started
@@ -94,6 +97,22 @@ def rows_of(target: str, name: str, resolved: Resolved, size: int, num_devices: 
         title | {"program": "floor"} | floor,
         title | {"program": "ratio"} | ratio,
     ]
+
+
+def rows_of_replicas(
+    target: str, name: str, resolved: Resolved, size: int, num_devices: int, counts: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The rows of the step of one run, of several replicas of it, and of the ratios of these to one."""
+    devices, rows = targets.devices_of(target, num_devices), []
+    title = {"target": f"{num_devices} x {target}", "pool": name, "batch": resolved.config.batch_size}
+    title |= {"method": resolved.config.method, "dtype": resolved.config.dtype}
+    one = _row(target, compile_for(target, devices, resolved, size))
+    for count_of in counts:
+        ours = one if count_of == 1 else _row(target, compile_for(target, devices, resolved, size, replicas=count_of))
+        ratios = {key: ours[key] / one[key] for key in ("launches", "GB", "model", "compile, s") if one[key]}
+        rows.append(title | {"program": f"{count_of} replicas"} | ours)
+        rows.append(title | {"program": "ratio to one"} | ratios)
+    return rows
 
 
 def _row(target: str, compiled: Compiled) -> dict[str, Any]:
@@ -134,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, help="images in the global batch; 128 if not that of a config")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
     parser.add_argument("--size", type=int, default=32, help="of the images, in pixels")
+    parser.add_argument("--replicas", type=int, nargs="+", help="instead of the floor: several runs in one program")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of the config")
     parser.add_argument("--out", type=Path, help="folder for compile_report.md and compile_report.json")
     args = parser.parse_args(argv)
@@ -150,7 +170,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for target in args.targets:
         for name, resolved in pools.items():
             try:
-                found = rows_of(target, name, resolved, args.size, args.devices)
+                shared = (target, name, resolved, args.size, args.devices)
+                found = rows_of_replicas(*shared, args.replicas) if args.replicas else rows_of(*shared)
             except UserError as error:
                 found = [{"target": f"{args.devices} x {target}", "pool": name, "program": str(error)}]
             print(markdown(found) + "\n", flush=True)

@@ -18,10 +18,12 @@ from orc_jax.models.conv import WAYS, Way
 from orc_jax.parallel import Devices
 from orc_jax.pool import Pool
 from orc_jax.run import Run, abstract_state, build
-from orc_jax.step import TrainState, init_state, make_train_step
+from orc_jax.step import TrainState, in_replicas, init_state, make_train_step
 from orc_jax.verbs import predict
 
 POOLS = {
+    "one": ("resnet20",),
+    "pair": ("resnet56", "resnet20"),
     "default": ("resnet56", *ladder("resnet56", "resnet20", 3), "resnet20"),
     "five": ("resnet20",) * 5,
     "wide": ("wrn_40_2", *ladder("wrn_40_2", "wrn_16_2", 3), "wrn_16_2"),
@@ -54,9 +56,11 @@ def random_images(count: int, size: int, num_classes: int = 100) -> Dataset:
     return Dataset("random", images, images, tuple(map(str, range(num_classes))), shape, (0.5,) * 3, (0.25,) * 3)
 
 
-def step_of(run: Run, num_steps: int = 1) -> Callable:
-    """The training step of a run, or several in one call, of the same batch, by `jax.lax.scan`."""
+def step_of(run: Run, num_steps: int = 1, replicas: int = 1) -> Callable:
+    """The training step of a run, or of replicas of it, or several in one call, of one batch, by `jax.lax.scan`."""
     step = make_train_step(run.setup, run.method.iterate)
+    if replicas > 1:
+        step = in_replicas(step, takes_values=False, own_batches=True)
 
     def several(state: TrainState, data: Images, indices: jax.Array):
         return jax.lax.scan(lambda state, _: (step(state, data, indices), None), state, length=num_steps)[0]
@@ -74,13 +78,14 @@ def forward_of(run: Run) -> Callable:
     return forward
 
 
-def abstract_arguments(run: Run) -> tuple[Any, ...]:
-    """The arguments of a step of `run`, on its devices, as shapes: nothing is made."""
+def abstract_arguments(run: Run, replicas: int = 1) -> tuple[Any, ...]:
+    """The arguments of a step of `run`, or of replicas of it, on its devices, as shapes: nothing is made."""
     place = lambda sharding: lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
-    state = jax.tree.map(place(run.sharding), abstract_state(run))
+    of_one, count, several = abstract_state(run), len(run.devices), (replicas,) if replicas > 1 else ()
+    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*several, *x.shape), x.dtype), of_one)
+    state = jax.tree.map(place(run.sharding), stacked)
     data = jax.tree.map(place(run.sharding), run.dataset.train)
-    count = len(run.devices)
-    indices = jax.ShapeDtypeStruct((count, run.config.batch_size // count), jnp.int32)
+    indices = jax.ShapeDtypeStruct((count, run.config.batch_size // count, *several), jnp.int32)
     return state, data, place(parallel.sharded(run.devices))(indices)
 
 
@@ -116,6 +121,7 @@ def prepare(
     forward_only: bool = False,
     size: int = 32,
     remat: bool = False,
+    replicas: int = 1,
 ) -> Program:
     """The training step of a pool, or its forward pass in evaluation mode, on devices that are here.
 
@@ -130,15 +136,19 @@ def prepare(
         forward_only: no training step, but what the pivot teacher does to teach.
         size: of the images, in pixels.
         remat: `config.remat`.
+        replicas: of the run, in one program.
     """
     fields = {"method": method, "dtype": dtype, "remat": remat, "orc.temporary_teacher_logits": variant}
     devices: Devices = jax.local_devices()[:num_devices]
     run = build(resolved_pool(architectures, batch, num_devices, **fields), random_images(batch, size), devices)
-    state = jax.device_put(init_state(run.setup, run.method, 0), run.sharding)
+    state, indices = init_state(run.setup, run.method, 0), np.arange(batch, dtype=np.int32)
+    if replicas > 1:
+        state = jax.tree.map(lambda x: jnp.stack([x] * replicas), state)
+        indices = np.stack([indices] * replicas, axis=-1)
     data = jax.device_put(run.dataset.train, run.sharding)
-    args = state, data, parallel.shard(np.arange(batch, dtype=np.int32), num_devices)
+    args = jax.device_put(state, run.sharding), data, parallel.shard(indices, num_devices)
     mapped = parallel.DataParallel(
-        forward_of(run) if forward_only else step_of(run, num_steps), devices, donate=False, long=True
+        forward_of(run) if forward_only else step_of(run, num_steps, replicas), devices, donate=False, long=True
     )
     started = time.perf_counter()
     compiled = mapped.compile(*args)

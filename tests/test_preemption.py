@@ -28,9 +28,9 @@ def at_step(monkeypatch, folder, at, action):
     """Does something while the run in `folder`, which may be that of a stage, makes step `at`."""
     requested, fit, folders = preemption.Stop.requested, training.fit, []
 
-    def noting_its_folder(run, workdir, *args, **kwargs):
-        folders.append((workdir, itertools.count(1)))
-        fit(run, workdir, *args, **kwargs)
+    def noting_its_folder(tracks, *args, **kwargs):
+        folders.append((tracks[0].workdir, itertools.count(1)))
+        return fit(tracks, *args, **kwargs)
 
     def with_action(stop):
         workdir, steps = folders[-1]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orc_jax import pretrained, terminal, training
+from orc_jax import fitting, pretrained, terminal
 from orc_jax.errors import Interrupted
 from orc_jax.meter import Meter
 from orc_jax.preemption import SIGNALS, Stop
@@ -39,11 +39,11 @@ def asked(monkeypatch, owner, name, number, call=1):
 # In the order of a run, what is done when the signal comes, and where the run then stops.
 PHASES = [
     (Meter, "compiling", 1, "pivot: stopped by {} after step 1 of 5"),
-    (training, "evaluate_now", 1, "orc: stopped by {} after step 0 of 11"),
+    (fitting, "evaluate_now", 1, "orc: stopped by {} after step 0 of 11"),
     (pretrained, "load_members", 1, "orc: stopped by {} after step 0 of 11"),
     (Stop, "requested", 1, "orc: stopped by {} after step 1 of 11"),
     (checkpoint, "save", 1, "orc: stopped by {} after step 4 of 11"),
-    (training, "evaluate_now", 1, "orc: stopped by {} after step 6 of 11"),
+    (fitting, "evaluate_now", 1, "orc: stopped by {} after step 6 of 11"),
     (Meter, "dispatched", 2, "orc: stopped by {} after step 8 of 11"),
     (checkpoint, "finish", 1, ""),  # all is done
 ]
@@ -53,14 +53,14 @@ PHASES = [
 def test_in_every_phase(config, console, tmp_path, monkeypatch, toy):
     """One run, that is asked again and again."""
     config.num_networks, config.assistants, config.checkpoint_every_steps = 3, "tiny_b", 3
-    evaluation = training.evaluation
+    evaluation = fitting.evaluation
 
-    def named(run):
-        evaluate = evaluation(run)
-        return lambda *given: training.evaluate_now(evaluate, *given)
+    def named(runs):
+        evaluate = evaluation(runs)
+        return lambda *given: fitting.evaluate_now(evaluate, *given)
 
-    monkeypatch.setattr(training, "evaluation", named)
-    monkeypatch.setattr(training, "evaluate_now", lambda evaluate, *given: evaluate(*given), raising=False)
+    monkeypatch.setattr(fitting, "evaluation", named)
+    monkeypatch.setattr(fitting, "evaluate_now", lambda evaluate, *given: evaluate(*given), raising=False)
     for (owner, name, call, where), number in zip(PHASES, itertools.cycle(SIGNALS), strict=False):
         with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
             asked(patch, owner, name, number, call)
@@ -101,7 +101,7 @@ def test_while_it_tells_of_a_member_that_has_diverged(config, console, tmp_path,
 # The command, which says when it comes to a phase and stays there a little.
 PROGRAM = """
 import sys, time
-from orc_jax import evaluate, main, pretrained, training
+from orc_jax import evaluate, fitting, main, pretrained
 from orc_jax.data import checks, feed, sets, stream
 from orc_jax.meter import Meter
 from orc_jax.workdir import checkpoint
@@ -126,7 +126,7 @@ phase = sys.argv.pop(1)
     "reading": lambda: marked(sets, "load"),
     "looking": lambda: marked(checks, "_look_at"),
     "compiling": lambda: marked(Meter, "compiling"),
-    "making": lambda: marked(training, "_restore_or_init"),
+    "making": lambda: marked(fitting, "_restored_or_initial"),
     "training": lambda: marked(Meter, "dispatched"),
     "decoding": lambda: marked_batches(stream),
     "evaluating": lambda: marked(evaluate.feed, "evaluation"),

@@ -11,18 +11,29 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from orc_jax import commands
-from orc_jax.compare.runs import Planned, Variant, cost, entry, is_finished, jobs, plan, result_of, seconds_left
+from orc_jax.compare.runs import (
+    Planned,
+    Variant,
+    at_once,
+    cost,
+    entry,
+    is_finished,
+    jobs,
+    plan,
+    result_of,
+    seconds_left,
+)
 from orc_jax.config import Resolved
 from orc_jax.data import sets
 from orc_jax.data.splits import eval_splits
 from orc_jax.data.types import Dataset
-from orc_jax.errors import Interrupted, UserError
+from orc_jax.errors import Interrupted, UserError, require
 from orc_jax.report import figures
 from orc_jax.report.comparison_page import ALONE, chosen, columns, failures, figure, method_rows, subject
 from orc_jax.report.sections import counted
 from orc_jax.report.story import hardware, moment
 from orc_jax.terminal import Rows, doing, duration, warner
-from orc_jax.training import train
+from orc_jax.training import train, train_together
 from orc_jax.workdir import comparison, record
 from orc_jax.workdir.comparison import Comparison
 from orc_jax.workdir.files import locked, replace_text
@@ -42,7 +53,8 @@ def compare(
     """Trains what is not trained yet, and writes the table after every run.
 
     Args:
-        config: what the runs have in common, and whose teacher they share.
+        config: what the runs have in common, and whose teacher they share; `config.replicas` of them, if they can
+            be, are trained at once.
         variants: in the order of the table.
         seeds: how many, from `config.seed` on.
         out: for the runs and the table.
@@ -54,28 +66,35 @@ def compare(
         UserError: for bad input, before the first run; and at the end if runs have failed.
         Interrupted: if it was asked to stop.
     """
+    require("config.replicas", config.replicas, config.replicas >= 1, "at least 1")
+    replicas, config = config.replicas, config.copy_and_resolve_references()
+    config.replicas = 1
     plans = plan(config, variants, seeds, out)
     dataset_of = reader(console)
-    dataset_of(plans[0].run)  # what is wrong with it is told before anything is written
+    dataset = dataset_of(plans[0].run)  # what is wrong with it is told before anything is written
+    if replicas > 1 and seeds > 1:
+        require_common_images(plans[0].run.config, dataset, replicas)
     with locked(out):
         table = begun(config, plans, out)._replace(baseline=baseline, published=dict(published or {}))
         table = with_costs(table, plans, dataset_of, console)
         write(out, table)
         broken: dict[Path, str] = {}
-        for i, planned in enumerate(plans):
-            if table.runs[i].is_finished:
-                continue
-            name = f"run {i + 1} of {len(plans)}, {planned.name}"
+        to_come = [i for i, run in enumerate(table.runs) if not run.is_finished]
+        for group in at_once([plans[i] for i in to_come], replicas):
+            numbers = [to_come[i] for i in group]
+            names = [f"run {i + 1} of {len(plans)}, {plans[i].name}" for i in numbers]
             left = seconds_left(plans, table)
             estimate = f"; about {duration(left)} left" if left else ""
-            warner(console)(f"{name}{estimate}")
+            warner(console)(f"{'; '.join(names)}{estimate}")
             try:
-                error = attempt(planned, dataset_of, broken, console)
+                errors = attempt([plans[i] for i in numbers], dataset_of, broken, console)
             except Interrupted as stopped:
-                raise Interrupted(f"{name}: {stopped}", stopped.status) from None
-            if error:
-                warner(console)(f"{name}, has failed: {error}")
-            table = table.replaced(i, table.runs[i]._replace(error=error) if error else result_of(planned, out))
+                raise Interrupted(f"{'; '.join(names)}: {stopped}", stopped.status) from None
+            for i, name, error in zip(numbers, names, errors, strict=True):
+                if error:
+                    warner(console)(f"{name}, has failed: {error}")
+                result = table.runs[i]._replace(error=error) if error else result_of(plans[i], out)
+                table = table.replaced(i, result)
             table = with_costs(table, plans, dataset_of, console)
             write(out, table)
             console.print(so_far(table))
@@ -86,6 +105,15 @@ def compare(
             "same command tries them again"
         )
     return table
+
+
+def require_common_images(config: ConfigDict, dataset: Dataset, replicas: int) -> None:
+    """Raises `UserError` where runs of several seeds, each with its own order of images, cannot be trained at once."""
+    accepted = "accepted is 1, or one order for all seeds, such as config.data_seed=0"
+    if config.data_seed < 0 and dataset.is_streamed:
+        raise UserError(f"config.replicas={replicas}: the images of {config.dataset} are streamed; {accepted}")
+    if config.data_seed < 0 and config.validation_share:
+        raise UserError(f"config.replicas={replicas}: each seed holds out another config.validation_share; {accepted}")
 
 
 def reader(console: Console) -> Callable[[Resolved], Dataset]:
@@ -137,45 +165,55 @@ def begun(config: ConfigDict, plans: Sequence[Planned], out: Path) -> Comparison
 
 
 def attempt(
-    planned: Planned,
+    group: Sequence[Planned],
     dataset_of: Callable[[Resolved], Dataset],
     broken: dict[Path, str],
     console: Console,
     on_epoch: Callable[[Row], None] | None = None,
-) -> str:
-    """Trains a run, and the teacher that it needs, unless that is done; returns why it failed, "" if it has not.
+) -> list[str]:
+    """Trains a run, or several in one program, and the teachers that they need, unless that is done.
 
     `broken` has the folders of what has failed so far, with the reasons; `on_epoch` is that of `train`, for the run.
+
+    Returns:
+        Why each has failed, "" if it has not.
     """
-    for run, folder in jobs(planned):
-        if folder not in broken and not is_finished(run, folder):
-            told = on_epoch if folder == planned.folder else None
-            broken |= _failure(run, folder, dataset_of, console, told)
-        if folder in broken:
-            return broken[folder] if folder == planned.folder else f"its teacher in {folder}: {broken[folder]}"
-    return ""
+    teachers = {folder: run for planned in group for run, folder in jobs(planned)[:-1]}
+    _train(teachers, dataset_of, broken, console, None)
+    for planned in group:
+        if planned.teacher in broken:
+            broken[planned.folder] = f"its teacher in {planned.teacher}: {broken[planned.teacher]}"
+    _train({planned.folder: planned.run for planned in group}, dataset_of, broken, console, on_epoch)
+    return [broken.get(planned.folder, "") for planned in group]
 
 
-def _failure(
-    run: Resolved,
-    folder: Path,
+def _train(
+    runs: Mapping[Path, Resolved],
     dataset_of: Callable[[Resolved], Dataset],
+    broken: dict[Path, str],
     console: Console,
     on_epoch: Callable[[Row], None] | None,
-) -> dict[Path, str]:
-    """Trains a run; its folder with the reason if that fails."""
+) -> None:
+    """Trains those runs that are not done; the folders of those that fail are put among the `broken`."""
+    todo = [(run, folder) for folder, run in runs.items() if folder not in broken and not is_finished(run, folder)]
+    if not todo:
+        return
+    dataset = dataset_of(todo[0][0])
     try:
-        train(run, folder, console, dataset=dataset_of(run), on_epoch=on_epoch)
+        if len(todo) == 1:
+            train(*todo[0], console, dataset=dataset, on_epoch=on_epoch)
+        else:
+            failed = train_together(todo, console, dataset)
+            broken |= {folder: " ".join(str(error).split()) for folder, error in failed.items()}
     except UserError as error:
-        return {folder: " ".join(str(error).split())}
+        broken |= {folder: " ".join(str(error).split()) for _, folder in todo}
     except jax.errors.JaxRuntimeError as error:
         told = commands.of_device(error)
         if told is None:
             raise
-        return {folder: told[0]}
+        broken |= {folder: told[0] for _, folder in todo}
     finally:
         jax.clear_caches()  # hundreds of programs in one process would exhaust the memory maps of Linux
-    return {}
 
 
 def with_costs(

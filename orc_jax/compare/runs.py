@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from orc_jax import pretrained, transfer
-from orc_jax.config import Resolved, resolve
+from orc_jax.config import Resolved, flat, resolve
 from orc_jax.data.splits import eval_splits
 from orc_jax.data.types import Dataset
 from orc_jax.describe import forward_flops, step_flops
@@ -86,6 +86,7 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
 def variant_run(config: ConfigDict, variant: Variant, i: int, out: Path) -> Planned:
     """Run `i` of a variant."""
     own, shared = (one.copy_and_resolve_references() for one in (variant.config, config))
+    own.replicas = shared.replicas = 1  # how many are trained at once is no part of any
     own.seed += i
     run, folder = resolve(own).with_values(variant.swept), run_folder(out, variant.name, own.seed)
     # What another stage trains than the teacher alone, each run trains for itself.
@@ -109,6 +110,26 @@ def jobs(planned: Planned) -> list[tuple[Resolved, Path]]:
     """What has to be trained for a run: the teacher that it shares with others, and the run."""
     teacher = [(planned.teacher_run, planned.teacher)] if planned.teacher_run and planned.teacher else []
     return [*teacher, (planned.run, planned.folder)]
+
+
+def program_of(run: Resolved) -> str:
+    """What runs have in common that one program can train: all but their seeds, values and where their teacher is."""
+    theirs = {"seed", "pivot_checkpoint", *run.values}
+    fields = {name: value for name, value in flat(run.config.to_dict()).items() if name not in theirs}
+    return repr([sorted(fields.items()), run.values])
+
+
+def at_once(plans: Sequence[Planned], count: int) -> list[list[int]]:
+    """Runs by number, in groups of at most `count` that one program can train; the first of each group in order."""
+    groups: list[list[int]] = []
+    open_: dict[str, list[int]] = {}
+    for i, planned in enumerate(plans):
+        key = program_of(planned.run) if count > 1 else ""
+        if key not in open_ or len(open_[key]) >= count:
+            open_[key] = []
+            groups.append(open_[key])
+        open_[key].append(i)
+    return groups
 
 
 def is_finished(run: Resolved, folder: Path) -> bool:

@@ -4,9 +4,15 @@ import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from ml_collections import ConfigDict
 
 
-@functools.lru_cache(maxsize=2)
+def seed_of(config: ConfigDict) -> int:
+    """What the order of the examples of a run, and what is done to their images, are functions of."""
+    return config.seed if config.data_seed < 0 else config.data_seed
+
+
+@functools.lru_cache(maxsize=16)  # of replicas each has its own
 def permutation(seed: int, epoch: int, num_examples: int, classes: bytes = b"", repeats: int = 1) -> np.ndarray:
     """The order of the examples in an epoch: int32 `[num_examples]`.
 

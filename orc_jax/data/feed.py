@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from orc_jax import parallel
 from orc_jax.data import augment, stream
-from orc_jax.data.batches import batch_indices, evaluation_batches
+from orc_jax.data.batches import batch_indices, evaluation_batches, seed_of
 from orc_jax.data.types import Batch, Dataset, Images, size
 from orc_jax.parallel import Devices
 
@@ -41,8 +41,11 @@ def training(
     num_steps: int,
     views: int,
     calls: Iterable[int] = itertools.repeat(1),
+    seeds: Sequence[int] = (),
 ) -> Iterator[Iterator[Batch]]:
     """Opens the batches of the training steps `first_step` ... `num_steps - 1`, of as many steps as each call takes.
+
+    With several `seeds` the set is in memory, and each has its own order: leaves end with an axis of seeds.
 
     Yields:
         An iterator of batches on the devices, their leaves `[devices, batch / devices, ...]`, or, for a call of several
@@ -50,8 +53,9 @@ def training(
         image `[views, ...]` if there are several.
     """
     if isinstance(dataset.train, Images):
-        order = _order(dataset, config)
-        indices = (_own_share(order(step)) for step in range(first_step, num_steps))
+        orders = [_order(dataset, config, one) for one in seeds or (seed_of(config),)]
+        rows = ([order(step) for order in orders] for step in range(first_step, num_steps))
+        indices = (_own_share(of[0] if len(of) == 1 else np.stack(of, axis=-1)) for of in rows)
         yield _on_their_way(indices, devices, calls)
         return
     source = _streamed(dataset, config, num_steps, views)
@@ -67,7 +71,7 @@ def _streamed(dataset: Dataset, config: ConfigDict, num_steps: int, views: int) 
     assert not isinstance(dataset.train, Images)
     return stream.TrainExamples(
         dataset.train,
-        seed=config.seed,
+        seed=seed_of(config),
         batch_size=config.batch_size,
         num_steps=num_steps,
         first_step=0,
@@ -79,10 +83,10 @@ def _streamed(dataset: Dataset, config: ConfigDict, num_steps: int, views: int) 
     )
 
 
-def _order(dataset: Dataset, config: ConfigDict) -> Callable[[int], np.ndarray]:
+def _order(dataset: Dataset, config: ConfigDict, seed: int) -> Callable[[int], np.ndarray]:
     """The examples of each step of a set in memory."""
     size, classes = dataset.num_train, _classes(dataset, config)
-    return lambda step: batch_indices(config.seed, step, config.batch_size, size, classes, config.repeated_augmentation)
+    return lambda step: batch_indices(seed, step, config.batch_size, size, classes, config.repeated_augmentation)
 
 
 def _classes(dataset: Dataset, config: ConfigDict) -> bytes:
@@ -97,7 +101,7 @@ def first_examples(dataset: Dataset, config: ConfigDict, count: int, views: int)
     """
     count = min(count, config.batch_size)
     if isinstance(dataset.train, Images):
-        rows = _order(dataset, config)(0)[:count]
+        rows = _order(dataset, config, seed_of(config))(0)[:count]
         return Images(dataset.train.images[rows], dataset.train.labels[rows])
     source = _streamed(dataset, config, 1, views)
     examples = [source[i] for i in range(count)]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from orc_jax.data.batches import seed_of
 from orc_jax.data.types import Images
 from orc_jax.errors import UserError, require
 
@@ -45,7 +46,7 @@ def hold_out(train: Any, config: ConfigDict) -> tuple[Any, Any]:
     field = f"config.validation_share={config.validation_share}"
     instead = "0, and splits in TFDS's syntax: config.train_split='train[:95%]' config.eval_splits='train[95%:],test'"
     require_labels(train, field, config.dataset, instead)
-    rows = held_out_rows(np.asarray(train.labels), config.validation_share, config.seed)
+    rows = held_out_rows(np.asarray(train.labels), config.validation_share, seed_of(config))
     if not rows.any() or rows.all():
         raise UserError(
             f"{field}: that is {rows.sum()} of the {len(rows)} training examples; accepted is another share"

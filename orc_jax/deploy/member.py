@@ -20,6 +20,7 @@ from orc_jax.models.conv import convolution_for
 from orc_jax.models.network import Network, Params, make_network
 from orc_jax.pool import names_of
 from orc_jax.workdir import checkpoint, metrics, record
+from orc_jax.workdir.comparison import of_replica
 from orc_jax.workdir.record import Record
 
 INSTEAD = ": it has diverged. Another --checkpoint or --member may be sound"
@@ -58,6 +59,7 @@ def load_member(
 ) -> Member:
     """A member (see `find_member`) of the run in `workdir` at a checkpoint.
 
+    Of replicas, and other comparisons, the member names the run as well: `student@2` (see `comparison.of_replica`).
     The run may be imported weights; the checkpoint is "latest", "best" or a step; `own` is what it may import of
     modules of one's own. With `ema` its weights are the averages of the member, without it they are not; None is as
     the run evaluates its members.
@@ -66,6 +68,7 @@ def load_member(
         UserError: if there is no run, member, checkpoint or average like that, or it cannot be read; if its weights are
             not finite.
     """
+    workdir, which_member = of_replica(workdir, which_member)
     there = record.require(workdir)
     step = checkpoint.step_of(workdir, which_checkpoint)
     number = find_member(there, workdir, which_member, step, own)

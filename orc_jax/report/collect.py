@@ -16,6 +16,7 @@ from orc_jax import pretrained
 from orc_jax.config import Resolved, reopen
 from orc_jax.data import feed, sets
 from orc_jax.data.augment import normalize
+from orc_jax.data.batches import seed_of
 from orc_jax.data.types import Dataset, Images, Records, size
 from orc_jax.errors import UserError
 from orc_jax.evaluate import heads
@@ -269,7 +270,7 @@ def feedback(networks: Networks) -> Feedback:
     @jax.jit
     def decide(pool, data, batch):
         examples = pick(data, batch)
-        images = augment(setup, jnp.uint32(run.config.seed), jnp.int32(networks.step), examples)
+        images = augment(setup, jnp.uint32(seed_of(run.config)), jnp.int32(networks.step), examples)
         # in training mode, as in the iteration itself
         logits = forward(pool, normalize(images, setup.mean, setup.std)).logits
         losses = cross_entropy(logits, examples.labels)

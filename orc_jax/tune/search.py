@@ -80,7 +80,7 @@ def search(config: ConfigDict, space: Space, trials: int, out: Path, console: Co
             warn(f"trial {len(done) + 1} of {trials}: {table.told(trial.params)}{_left(done, trials)}")
             one = planned(config, trial.params, trial.user_attrs["folder"], out)
             try:
-                error = attempt(one, dataset_of, broken, console, _Judge(trial, one))
+                (error,) = attempt([one], dataset_of, broken, console, _Judge(trial, one))
             except optuna.TrialPruned:
                 study.tell(trial, state=TrialState.PRUNED)
                 warn("ended: others were better at this epoch")

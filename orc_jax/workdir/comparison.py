@@ -80,6 +80,24 @@ def write(folder: Path, comparison: Comparison) -> None:
     replace_text(folder / FILE, json.dumps(description, indent=2) + "\n")
 
 
+def of_replica(folder: Path, member: str) -> tuple[Path, str]:
+    """The folder of the run that a member is of, and the member: of a comparison `student@2`, or `student@kd/seed_2`.
+
+    Raises:
+        UserError: if a comparison has no such run, or the member names none.
+    """
+    name, at, which = member.partition("@")
+    if (there := read(folder)) is None:
+        if at:
+            raise UserError(f"--member={member}: --workdir={folder} holds no replicas, so accepted is {name}")
+        return folder, member
+    found = [run for run in there.runs if which in (str(run.seed), run.folder)]
+    if not at or len(found) != 1:
+        seeds = ", ".join(run.folder for run in there.runs)
+        raise UserError(f"--member={member}: {folder} holds several runs; accepted is {name}@ and a seed, or {seeds}")
+    return folder / found[0].folder, name
+
+
 def read(folder: Path) -> Comparison | None:
     """The record of the comparison in `folder`; None if there is none.
 

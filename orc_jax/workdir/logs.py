@@ -23,8 +23,12 @@ from orc_jax.workdir.files import replace_text
 class MetricsLog:
     """Appends rows (see `metrics.py` beside this) to files and to trackers. Only the first process writes."""
 
-    def __init__(self, workdir: Path, step: int, config: ConfigDict):
-        """Opens the log of `workdir` at `step`: rows of later steps, from before an interruption, are dropped."""
+    def __init__(self, workdir: Path, step: int, config: ConfigDict, *, replicas: int = 1):
+        """Opens the log of `workdir` at `step`: rows of later steps, from before an interruption, are dropped.
+
+        Where several runs are trained at once, the time by the clock is shared among them.
+        """
+        self.replicas = replicas
         self.workdir, self.trackers, self.since = workdir, [], time.perf_counter()
         if not hosts.is_main():
             return
@@ -41,7 +45,7 @@ class MetricsLog:
         if not hosts.is_main():
             return
         since, self.since = self.since, time.perf_counter()
-        timing = timing | {metrics.SECONDS: round(self.since - since, 3)}
+        timing = timing | {metrics.SECONDS: round((self.since - since) / self.replicas, 3)}
         clock = {metrics.AT: datetime.now(UTC).isoformat(timespec="seconds")}
         for name, values in ((metrics.METRICS, row), (metrics.TIMING, {"step": row["step"]} | timing | clock)):
             with (self.workdir / name).open("a") as file:

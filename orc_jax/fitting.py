@@ -1,0 +1,231 @@
+"""The loop of training: step, log, evaluate, save. Of one run, or of several in one program.
+
+Runs that differ in their seeds, and in values that the compiled step takes as arguments, are *replicas*: their states
+are stacked, and the step is vmapped over them. What is kept of each, and what comes of it, is that of a run by itself.
+"""
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from orc_jax import display, parallel, pretrained, samples, terminal
+from orc_jax.data import feed
+from orc_jax.data.batches import calls, last_step, seed_of
+from orc_jax.errors import UserError
+from orc_jax.evaluate import evaluation, renewer
+from orc_jax.keeping import Saves, keeping
+from orc_jax.meter import Meter
+from orc_jax.pool import StackState
+from orc_jax.preemption import Stop
+from orc_jax.run import Run, abstract_state, values_of
+from orc_jax.step import TrainState, in_replicas, in_turn, init_state, make_train_step, reset_totals
+from orc_jax.terminal import Bar, doing
+from orc_jax.workdir import checkpoint, metrics, record
+from orc_jax.workdir.metrics import Row
+
+MANY = 2_000_000  # images times members, from which on a run is a long one
+
+
+class Track(NamedTuple):
+    """A run to train in `workdir`; `trained` are the weights of members that start trained."""
+
+    run: Run
+    workdir: Path
+    trained: Mapping[int, StackState]
+
+
+def is_long(run: Run) -> bool:
+    """Whether it pays to compile a run's programs anew at every start if they are faster for it."""
+    return run.num_steps * run.config.batch_size * run.spec.size >= MANY
+
+
+def fit(
+    tracks: Sequence[Track],
+    stop: Stop,
+    console: Console,
+    *,
+    title: str,
+    on_epoch: Callable[[Row], None] | None = None,
+) -> dict[Path, UserError]:
+    """Trains runs from their latest checkpoints, or from the start, to their last step, or until `stop`.
+
+    Several are replicas. After an interruption some may be a checkpoint behind, which then go first. `title` is that
+    of the progress bar and of the lines; `on_epoch` as in `training.train`, of a single run.
+
+    Returns:
+        Why runs have failed, by their folder, where others have gone on; a single run raises it.
+    """
+    failed: dict[Path, UserError] = {}
+    for track in tracks:
+        record.write(track.workdir, track.run.record())
+    while True:
+        with doing(console, f"{title}: restoring or making the state"):
+            started = _restored_or_initial(tracks, console, title)
+        going = [(track, state, step) for track, state, step in started if not _is_over(track, step)]
+        if not going:
+            return failed
+        first, *later = sorted({step for *_, step in going})
+        run = tracks[0].run
+        if jax.process_count() == 1 and stop.signal is not None:  # asked while no step was under way: nothing is lost
+            stop.leave(title, first, run.num_steps)
+        group = [(track, state) for track, state, step in going if step == first]
+        until = later[0] if later else run.num_steps
+        failed |= _advance(group, first, until, stop, console, title, on_epoch)
+        if not later:
+            return failed
+        tracks = [track for track in tracks if track.workdir not in failed]
+
+
+def _is_over(track: Track, step: int) -> bool:
+    rows = [row for row in metrics.read(track.workdir) if row["step"] <= step]
+    run = track.run
+    return step >= run.num_steps or metrics.stalled(rows, run.spec.member_names[-1], run.config.patience)
+
+
+def _advance(
+    group: Sequence[tuple[Track, TrainState]],
+    step: int,
+    until: int,
+    stop: Stop,
+    console: Console,
+    title: str,
+    on_epoch: Callable[[Row], None] | None,
+) -> dict[Path, UserError]:
+    """Trains runs whose states are those after `step` until another step."""
+    runs, states = [track.run for track, _ in group], [state for _, state in group]
+    run, count_of = runs[0], len(runs)
+    config, num_train = run.config, run.dataset.num_train
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(keeping(*track[:2], step, console, count_of)) for track, _ in group]
+        saves = Saves(kept)
+        state = states[0] if count_of == 1 else jax.device_put(jax.tree.map(_stacked, *states), run.sharding)
+        data = feed.resident(run.dataset.train, run.devices)
+        values = jax.device_put(_values(runs), run.sharding)
+        seeds = [seed_of(one.config) for one in runs]
+        seeds = seeds[:1] if len(set(seeds)) == 1 else seeds
+        one_step = make_train_step(run.setup, run.method.iterate, takes_values=bool(values))
+        if count_of > 1:
+            one_step = in_replicas(one_step, takes_values=bool(values), own_batches=len(seeds) > 1)
+        train_step = parallel.DataParallel(one_step, run.devices, donate=True, long=is_long(run))
+        several_steps = parallel.DataParallel(in_turn(one_step), run.devices, donate=True, long=is_long(run))
+        given = (data, values) if values else data
+        evaluate, renew = evaluation(runs), renewer(run, count_of) if run.method.held_out else None
+        if step == 0:
+            for one in kept:
+                samples.show(one.run, one.log)
+        counts, same = itertools.tee(_steps_of_calls(run, step, until))
+        batches = stack.enter_context(
+            feed.training(run.dataset, config, run.devices, step, until, run.method.views, same, seeds)
+        )
+        title = title if count_of == 1 else f"{title} ({count_of} at once)"
+        bar = stack.enter_context(Bar(console, title, run.num_steps, step))
+        meter = Meter(runs, bar, [one.log for one in kept], saves.check)
+        for epoch in range(1, config.num_epochs + 1):
+            end = last_step(epoch, config.batch_size, num_train)
+            bar.title(f"{title} epoch {epoch}/{config.num_epochs}")
+            if renew and epoch > 1 and step == last_step(epoch - 1, config.batch_size, num_train):
+                state = renew(state)  # not saved before: a run that goes on from here does it again
+            while step < min(end, until) and saves.going:
+                try:
+                    batch = next(batches)
+                except UserError:
+                    if stop.signal is None:
+                        raise
+                    # Schedulers send SIGTERM to every process of a job, so the workers have ended already.
+                    saves.save(step, state)
+                    saves.leave(stop, title, step)
+                count = next(counts)
+                with meter.compiling(count):
+                    state = (train_step if count == 1 else several_steps)(state, given, batch)
+                step += count
+                meter.dispatched(step, state, count)
+                leaving = stop.requested() and step < run.num_steps
+                results: list[dict[str, Any] | None] = [None] * count_of
+                if step == end:
+                    reports = meter.report(step, epoch, state)
+                    state = reset_totals(state)
+                    if epoch % config.eval_every_epochs == 0 or epoch == config.num_epochs:
+                        with bar.doing("evaluating"):
+                            looked_at = state.stacks | (state.averages if config.eval_ema else {})
+                            results, columns = evaluate(looked_at, [one.history for one in kept], epoch)
+                        reports = [(row | more, timing) for (row, timing), more in zip(reports, columns, strict=True)]
+                    # Rows go before checkpoints: one too many is dropped on resuming, one too few is lost.
+                    for one, report in zip(kept, reports, strict=True):
+                        one.write(*report)
+                    going = [report for one, report in zip(kept, reports, strict=True) if one.goes_on]
+                    if going:
+                        line = display.epoch_line(run, title, *_means(going), terminal.width(console))
+                        console.print(line, soft_wrap=True, highlight=False)
+                if any(results) or leaving or step == until or (step < end and saves.due(step)):
+                    saves.save(step, state, results)
+                if leaving:
+                    saves.leave(stop, title, step)
+                if step == end:
+                    if on_epoch:
+                        on_epoch(kept[0].history[-1])
+                    meter.restart()
+            for one in saves.going:
+                one.end_early(title)
+            if step >= until or not saves.going:
+                break
+        with doing(console, "writing the checkpoint"):
+            saves.finish()
+    return {one.workdir: one.error for one in kept if one.error}
+
+
+def _stacked(*leaves: jax.Array) -> jax.Array:
+    return jnp.stack(leaves)
+
+
+def _values(runs: Sequence[Run]) -> dict[str, jax.Array]:
+    """Of several runs `[replicas]` each."""
+    values = [values_of(run) for run in runs]
+    return values[0] if len(runs) == 1 else {name: jnp.stack([of[name] for of in values]) for name in values[0]}
+
+
+def _means(reports: Sequence[tuple[Row, Row]]) -> tuple[Row, Row]:
+    """One report: of several runs the means of what all of them have; the speed is that of all together."""
+    if len(reports) == 1:
+        return reports[0]
+    rows = [row for row, _ in reports]
+    shared = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: np.mean([row[name] for row in rows]).item() for name in shared} | {
+        name: rows[0][name] for name in ("step", "epoch")
+    }, reports[0][1]
+
+
+def _steps_of_calls(run: Run, first_step: int, until: int) -> Iterator[int]:
+    """How many steps each call of the step takes. One ends wherever something is logged, evaluated or saved."""
+    config = run.config
+    every = [n for n in (config.log_every_steps, config.checkpoint_every_steps) if n]
+    epochs = range(1, config.num_epochs + 1)
+    ends = {last_step(epoch, config.batch_size, run.dataset.num_train) for epoch in epochs}
+    stops = lambda step: step in ends or any(step % n == 0 for n in every)  # noqa: E731
+    return calls(first_step, until, config.steps_per_call, stops)
+
+
+def _restored_or_initial(tracks: Sequence[Track], console: Console, title: str) -> list[tuple[Track, TrainState, int]]:
+    """Each run with its state, and the step that this is after."""
+    run, found = tracks[0].run, []
+    options = parallel.ONCE_OPTIONS.get(run.devices[0].platform)
+    of_run = functools.partial(init_state, run.setup, run.method)
+    init = jax.jit(of_run, out_shardings=run.sharding, compiler_options=options)  # one program for all replicas
+    for track in tracks:
+        run, workdir = track.run, track.workdir
+        state = checkpoint.restore_newest(workdir, abstract_state(run), run.sharding, terminal.warner(console))
+        if state is None:
+            state = init(run.config.seed, pretrained.load_starts(run, track.trained) | dict(track.trained))
+        else:
+            folder = workdir / checkpoint.CHECKPOINTS
+            line = f"{title}: restored step {int(state.step)} of {run.num_steps} from {folder}"
+            console.print(line, soft_wrap=True)
+        found.append((track, state, int(state.step)))
+    return found
