@@ -51,7 +51,20 @@ class Setup(NamedTuple):
 
     def optimizer_of(self, stack: str) -> optax.GradientTransformation:
         """That of a stack, or of a head."""
-        return self.optimizers.get(stack, self.optimizer)
+        return self.optimizers.get(owner(stack), self.optimizer)
+
+
+HEAD = "beside "
+
+
+def head_of(stack: str) -> str:
+    """The name of a head that learns as the members of a stack do: with the rate and the optimizer of their kind."""
+    return HEAD + stack
+
+
+def owner(name: str) -> str:
+    """The stack that a stack or head learns as: itself, or that which it is the `head_of`."""
+    return name.removeprefix(HEAD)
 
 
 class Context(NamedTuple):
@@ -213,7 +226,7 @@ def learn(
     masks = {} if learns is None else passed.pool.spec.by_stack(learns)
     stacks = {}
     for name, state in passed.pool.stacks.items():
-        stack_rate = rate * context.setup.lr_multipliers.get(name, 1.0)
+        stack_rate = rate * context.setup.lr_multipliers.get(owner(name), 1.0)
         params, opt_state = optim.update(
             context.setup.optimizer_of(name), state.params, state.opt_state, grads[name], stack_rate
         )

@@ -16,13 +16,15 @@ from orc_jax.methods.pcl import pcl
 from orc_jax.methods.switokd import switokd
 from orc_jax.methods.takd import takd
 
-METHODS: dict[str, Callable[..., Method]] = {
+Factory = Callable[..., Method]
+
+# A pool that learns together; members may be pre-trained.
+ONLINE: dict[str, Factory] = {
     "orc": orc,
     "dgkd": dgkd,
     "takd": takd,
     "switokd": switokd,
     "pcl": pcl,
-    "kd": kd,
     "dml": dml,
     "kdcl": kdcl,
     "okddip": okddip,
@@ -30,5 +32,10 @@ METHODS: dict[str, Callable[..., Method]] = {
     "cl_ilr": cl_ilr,
     "independent": independent,
 }
+# One fixed teacher, and students that learn from it each by itself (see `orc_jax.methods.offline`).
+OFFLINE: dict[str, Factory] = {
+    "kd": kd,
+}
+METHODS: dict[str, Factory] = {**ONLINE, **OFFLINE}
 # Their peers are branches of one network, so of one architecture.
 BRANCHED = ("pcl", "one", "cl_ilr")

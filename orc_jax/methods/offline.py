@@ -1,0 +1,142 @@
+"""What the methods have in common in which one fixed teacher teaches: the offline family.
+
+Member 0 is pre-trained, frozen, and in evaluation mode. Every other member is a student that learns from it alone, so
+that a pool of several students is as many pairs in one program. A method is then the loss of *one* pair, on this
+device's share of the batch; what is added for several students, of one architecture or of several, is here:
+
+    def loss(context, student, teacher, batch, adapter):
+        return context.label_loss(student.logits, batch.labels) + ...      # [batch]
+
+A term that is a number of the whole batch is added to each of its samples. If it compares samples with each other, it
+takes them from `context.gather`, so that any number of devices sees the same batch.
+
+An *adapter* is what is trained beside a student and not deployed, such as an embedding of its features. Each student
+has its own, of the student's learning rate, decay and optimizer; they are in checkpoints, and in no export.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from orc_jax.data.types import Images
+from orc_jax.methods.base import Method, Stage, pool_roles, require_members, scores
+from orc_jax.models.network import Params
+from orc_jax.pool import TARGET, Outputs, Pool, PoolSpec
+from orc_jax.verbs import Context, Setup, forward, head_of, learn, new_stack, predict
+
+
+class Seen(NamedTuple):
+    """What one network makes of this device's share of a batch; without gradients, if it is the teacher."""
+
+    logits: jax.Array  # float32 [batch, classes]
+    features: jax.Array  # float32 [batch, dim]: pooled, before the classifier
+
+
+class Adapter(NamedTuple):
+    """What a student has beside it; both empty, if the method has no adapters."""
+
+    params: Params  # learnt
+    kept: Params  # carried from step to step without gradient, as `keep` moves it
+
+
+Loss = Callable[[Context, Seen, Seen, Images, Adapter], jax.Array]
+MakeAdapter = Callable[[Setup, jax.Array, Seen, Seen], Adapter]
+Keep = Callable[[Context, Seen, Seen, Images, Adapter], Params]
+
+
+def offline(
+    name: str,
+    architectures: Sequence[str],
+    loss: Loss,
+    *,
+    adapter: MakeAdapter | None = None,
+    keep: Keep | None = None,
+    values: tuple[str, ...] = (),
+) -> Method:
+    """The method of a loss of one pair.
+
+    Args:
+        name: of the method, for messages.
+        architectures: in member order: the teacher, then its students.
+        loss: `(context, student, teacher, batch, adapter) -> [batch]`.
+        adapter: setup, key, and the shapes of what student and teacher make of one image -> the student's adapter
+            before the first step.
+        keep: arguments as of `loss` -> what the adapter keeps after a step, the same on all devices. It sees the
+            student and the adapter as they were in the step. Without it, what is kept stays.
+        values: as of `Method`.
+
+    Raises:
+        UserError: for a pool of fewer than two.
+    """
+    require_members(name, architectures, 2)
+    numbers = range(1, len(architectures))
+
+    def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
+        students, teachers = pool.select(numbers), pool.select([0])
+        heads = {head_of(stack.name): pool.stacks[head_of(stack.name)] for stack in students.spec.stacks if adapter}
+        images = context.normalize(batch.images)
+        taught = predict(teachers, images)
+        (teacher,) = (jax.tree.map(lambda x: x[0], seen) for seen in by_stack(teachers.spec, taught).values())
+        passed = forward(students.replace(stacks=students.stacks | heads), images)
+
+        def of_each(function: Callable, out: Outputs) -> dict[str, jax.Array]:
+            """A function of a pair, by stack of students."""
+
+            def of_one(seen: Seen, own: Adapter) -> jax.Array:
+                return function(context, seen, teacher, batch, own)
+
+            each = {}
+            for stack, seen in by_stack(students.spec, out).items():
+                head = head_of(stack)
+                own = Adapter(out.heads[head], heads[head].batch_stats) if adapter else Adapter({}, {})
+                each[stack] = jax.vmap(of_one)(seen, own)
+            return each
+
+        if keep:
+            kept = of_each(keep, passed.outputs)
+            passed = passed._replace(batch_stats=passed.batch_stats | {head_of(name): x for name, x in kept.items()})
+        learnt = learn(context, passed, lambda out: students.spec.in_member_order(of_each(loss, out)))
+        pool = pool.put(learnt)
+        pool = pool.replace(stacks=pool.stacks | {name: learnt.stacks[name] for name in heads})
+        return pool, scores(context, jnp.concatenate([taught.logits, passed.logits]), batch.labels)
+
+    return Method(
+        iterate,
+        pool_roles(len(architectures), "teacher", "student"),
+        stages=(Stage("pivot", "independent", (0,)),),
+        frozen=(0,),
+        start=start_with(architectures, adapter) if adapter else None,
+        values=values,
+        decided_by_labels="",
+    )
+
+
+def start_with(architectures: Sequence[str], adapter: MakeAdapter) -> Callable[[Setup, Pool, jax.Array], Pool]:
+    """What adds the adapters of all students to a pool, before the first step."""
+
+    def start(setup: Setup, pool: Pool, key: jax.Array) -> Pool:
+        images = jax.ShapeDtypeStruct((1, *setup.image_shape), jnp.float32)
+        shapes = by_stack(pool.spec, jax.eval_shape(lambda images: predict(pool, images), images))
+        teacher, stacks, last = one_of(shapes[architectures[0]]), dict(pool.stacks), len(architectures) - 1
+        for stack in pool.spec.select(range(1, last + 1)).stacks:
+            student = one_of(shapes[stack.name])
+            # The target student's is the same in every pool, as its initial weights are.
+            keys = [jax.random.fold_in(key, TARGET if member == last else member) for member in stack.members]
+            made = jax.vmap(lambda key, student=student: adapter(setup, key, student, teacher))(jnp.stack(keys))
+            stacks[head_of(stack.name)] = new_stack(setup, made.params, made.kept, stack.name)
+        return pool.replace(stacks=stacks)
+
+    return start
+
+
+def by_stack(spec: PoolSpec, outputs: Outputs) -> dict[str, Seen]:
+    """What the networks of each stack make of a batch; leaves are `[members of the stack, batch, ...]`."""
+    logits = spec.by_stack(outputs.logits)
+    return {stack.name: Seen(logits[stack.name], outputs.features[stack.name]) for stack in spec.stacks}
+
+
+def one_of(shapes: Seen) -> Seen:
+    """The shapes of one network of a stack."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
