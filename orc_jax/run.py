@@ -126,6 +126,8 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         label_smoothing=config.label_smoothing,
         frozen=frozen,
         draws=config.dropout > 0 or config.stochastic_depth > 0,
+        batch_size=config.batch_size,
+        num_train=dataset.num_train,
     )
     return Run(resolved, dataset, devices, setup)
 

@@ -48,6 +48,8 @@ class Setup(NamedTuple):
     label_smoothing: float = 0.0
     frozen: Mapping[str, Collection[str]] = MappingProxyType({})  # by architecture: parameters that stay as they are
     draws: bool = False  # some networks have layers that draw anew in every step, at a rate that is not 0
+    batch_size: int = 1  # global
+    num_train: int = 1  # training examples, without those that are held out
 
     def optimizer_of(self, stack: str) -> optax.GradientTransformation:
         """That of a stack, or of a head."""
@@ -80,6 +82,13 @@ class Context(NamedTuple):
     def progress(self) -> jax.Array:
         """The share of the run that is over, in [0, 1)."""
         return self.step / self.setup.num_steps
+
+    @property
+    def epoch(self) -> jax.Array:
+        """The epoch that the first example of the batch is of, from 0: int32 []."""
+        size, examples = self.setup.batch_size, self.setup.num_train
+        starts = np.arange(1, max(self.setup.num_steps * size // examples, 1) + 1) * examples
+        return (self.step >= jnp.asarray(-(-starts // size), jnp.int32)).sum()
 
     def value(self, name: str, option: float) -> Any:
         """An option of the method: its value, or, where runs of several values share one program, an argument of it."""

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 
 from orc_jax.methods.base import Method
+from orc_jax.methods.cc import cc
 from orc_jax.methods.cl_ilr import cl_ilr
 from orc_jax.methods.dgkd import dgkd
+from orc_jax.methods.dist import dist
+from orc_jax.methods.dkd import dkd
 from orc_jax.methods.dml import dml
 from orc_jax.methods.independent import independent
 from orc_jax.methods.kd import kd
@@ -13,6 +16,8 @@ from orc_jax.methods.okddip import okddip
 from orc_jax.methods.one import one
 from orc_jax.methods.orc import orc
 from orc_jax.methods.pcl import pcl
+from orc_jax.methods.pkt import pkt
+from orc_jax.methods.rkd import rkd
 from orc_jax.methods.switokd import switokd
 from orc_jax.methods.takd import takd
 
@@ -35,6 +40,11 @@ ONLINE: dict[str, Factory] = {
 # One fixed teacher, and students that learn from it each by itself (see `orc_jax.methods.offline`).
 OFFLINE: dict[str, Factory] = {
     "kd": kd,
+    "dkd": dkd,
+    "dist": dist,
+    "rkd": rkd,
+    "pkt": pkt,
+    "cc": cc,
 }
 METHODS: dict[str, Factory] = {**ONLINE, **OFFLINE}
 # Their peers are branches of one network, so of one architecture.

@@ -14,7 +14,7 @@ An *adapter* is what is trained beside a student and not deployed, such as an em
 has its own, of the student's learning rate, decay and optimizer; they are in checkpoints, and in no export.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from orc_jax.data.types import Images
 from orc_jax.methods.base import Method, Stage, pool_roles, require_members, scores
+from orc_jax.models.layers import torch_uniform
 from orc_jax.models.network import Params
 from orc_jax.pool import TARGET, Outputs, Pool, PoolSpec
 from orc_jax.verbs import Context, Setup, forward, head_of, learn, new_stack, predict
@@ -118,7 +119,7 @@ def start_with(architectures: Sequence[str], adapter: MakeAdapter) -> Callable[[
 
     def start(setup: Setup, pool: Pool, key: jax.Array) -> Pool:
         images = jax.ShapeDtypeStruct((1, *setup.image_shape), jnp.float32)
-        shapes = by_stack(pool.spec, jax.eval_shape(lambda images: predict(pool, images), images))
+        shapes = jax.eval_shape(lambda images: by_stack(pool.spec, predict(pool, images)), images)
         teacher, stacks, last = one_of(shapes[architectures[0]]), dict(pool.stacks), len(architectures) - 1
         for stack in pool.spec.select(range(1, last + 1)).stacks:
             student = one_of(shapes[stack.name])
@@ -140,3 +141,19 @@ def by_stack(spec: PoolSpec, outputs: Outputs) -> dict[str, Seen]:
 def one_of(shapes: Seen) -> Seen:
     """The shapes of one network of a stack."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
+
+
+def linear_params(key: jax.Array, inputs: Mapping[str, Seen], dim: int) -> Params:
+    """Linear layers of features to `dim`, by the names of `inputs`, with PyTorch's initial weights."""
+    params = {}
+    for i, (name, seen) in enumerate(inputs.items()):
+        init = torch_uniform(seen.features.shape[-1])
+        key_kernel, key_bias = jax.random.split(jax.random.fold_in(key, i))
+        params[f"{name}.kernel"] = init(key_kernel, (seen.features.shape[-1], dim))
+        params[f"{name}.bias"] = init(key_bias, (dim,))
+    return params
+
+
+def linear(params: Params, name: str, x: jax.Array) -> jax.Array:
+    """A linear layer of an adapter, on `[batch, features]`."""
+    return x @ params[f"{name}.kernel"] + params[f"{name}.bias"][None]

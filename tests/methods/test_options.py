@@ -5,7 +5,7 @@ import pytest
 from orc_jax.config import default, resolve
 from orc_jax.defaults import options_of
 from orc_jax.errors import UserError
-from orc_jax.methods import BRANCHED, METHODS
+from orc_jax.methods import BRANCHED, METHODS, OFFLINE
 
 # As the papers have them, or their authors' code; docs/methods.md says where neither tells. 80 of 300 epochs are
 # 0.2667 of a run.
@@ -45,7 +45,12 @@ DEFAULTS = {
         "trunk_statistics": "mean",
         "classifiers": "own",
     },
-    "kd": {"temperature": 4.0, "alpha": 0.9},
+    "kd": {"temperature": 4.0, "alpha": 0.9, "weight": 1.0, "standardize": False},
+    "dkd": {"temperature": 4.0, "alpha": 1.0, "beta": 8.0, "warmup_epochs": 20, "standardize": False},
+    "dist": {"temperature": 4.0, "beta": 2.0, "gamma": 2.0},
+    "rkd": {"distance_weight": 25.0, "angle_weight": 50.0},
+    "pkt": {"weight": 30000.0},
+    "cc": {"weight": 0.02, "dim": 128},
     "dml": {"temperature": 1.0, "targets": "each", "target_gradient": False, "sequential": False},
     "kdcl": {"temperature": 2.0, "lam": 1.0, "target": "minlogit", "own_augmentation": True, "held_out": 0.1},
     "okddip": {
@@ -76,6 +81,16 @@ def test_defaults_are_those_of_the_papers():
 
 
 TEMPERATURES = [name for name, options in DEFAULTS.items() if "temperature" in options]
+AT_LEAST_0 = {
+    "one": ["weight"],
+    "cl_ilr": ["weight"],
+    "kd": ["weight"],
+    "dkd": ["alpha", "beta"],
+    "dist": ["beta", "gamma"],
+    "rkd": ["distance_weight", "angle_weight"],
+    "pkt": ["weight"],
+    "cc": ["weight"],
+}
 REFUSED = [
     *(
         (name, {"temperature": value}, f"config.{name}.temperature={value}: must be greater than 0")
@@ -139,7 +154,13 @@ REFUSED = [
     ("pcl", {"rampup_fraction": -0.1}, "config.pcl.rampup_fraction=-0.1: must be between 0 and 1"),
     ("pcl", {"trunk_statistics": "all"}, "config.pcl.trunk_statistics='all' is not known.*mean, each"),
     ("pcl", {"classifiers": "same"}, "config.pcl.classifiers='same' is not known.*own, equal"),
-    *((name, {"weight": -1.0}, f"config.{name}.weight=-1.0: must be at least 0") for name in ("one", "cl_ilr")),
+    *(
+        (name, {option: -1.0}, f"config.{name}.{option}=-1.0: must be at least 0")
+        for name, options in AT_LEAST_0.items()
+        for option in options
+    ),
+    ("dkd", {"warmup_epochs": -1}, "config.dkd.warmup_epochs=-1: must be at least 0"),
+    ("cc", {"dim": 0}, "config.cc.dim=0: must be at least 1"),
     *((name, {"rampup_fraction": 2.0}, f"config.{name}.rampup_fraction=2.0: must be") for name in ("one", "cl_ilr")),
     ("cl_ilr", {"label_weight": -1.0}, "config.cl_ilr.label_weight=-1.0: must be at least 0"),
     ("pcl", {"ema_decay": 1.0}, r"config.pcl.ema_decay=1.0: must be in \[0, 1\)"),
@@ -174,7 +195,8 @@ AT_THE_LIMIT = {
     "takd": [{"lam": 0.0}, {"lam": 1.0}],
     "switokd": [{"num_teachers": 4}],
     "pcl": [{"rampup_fraction": 0.0, "ema_decay": 0.0}, {"rampup_fraction": 1.0, "ema_decay": 0.9999}],
-    "kd": [{"alpha": 0.0}, {"alpha": 1.0}],
+    "kd": [{"alpha": 0.0}, {"alpha": 1.0, "weight": 0.0}],
+    **{name: [dict.fromkeys(AT_LEAST_0[name], 0.0)] for name in ("dkd", "dist", "rkd", "pkt", "cc")},
     "dml": [{"temperature": 1e-9}],
     "kdcl": [{"lam": 0.0}],
     "okddip": [{"weight": 0.0, "rampup_fraction": 0.0, "projection_divisor": 1}, {"rampup_fraction": 1.0}],
@@ -209,7 +231,7 @@ def test_a_method_from_scratch_refuses_a_pivot_teacher():
     """And one with a pivot teacher takes it."""
     for method in METHODS:
         config = of_method(method, pivot_checkpoint="somewhere")
-        if method in ("orc", "dgkd", "takd", "kd"):
+        if method in ("orc", "dgkd", "takd", *OFFLINE):
             resolve(config, 1)
         else:
             with pytest.raises(
