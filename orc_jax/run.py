@@ -85,6 +85,11 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
     augment.check_images(config, dataset)
     if method.held_out:
         dataset = hold_out(dataset, method.held_out.share)
+    if method.indexed and dataset.is_streamed:
+        raise UserError(
+            f"config.dataset={config.dataset!r} is streamed, but config.method={config.method!r} keeps something of "
+            "each training example; accepted is a set in memory"
+        )
     num_steps = last_step(config.num_epochs, config.batch_size, dataset.num_train)
     spec = make_spec(
         resolved.architectures,

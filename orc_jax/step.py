@@ -151,7 +151,9 @@ def make_train_step(
             now = setup._replace(learning_rate=lambda step: peak * unit(step))
         examples = pick(data, batch)
         images, mixed = seen(setup, state.seed, state.step, examples)
-        context = Context(now, state.step, rngs.stream_key(state.seed, "method", state.step), values, mixed)
+        of_set = {} if data is None else {"index": batch, "set_labels": data.labels}
+        key = rngs.stream_key(state.seed, "method", state.step)
+        context = Context(now, state.step, key, values, mixed, **of_set)
         noise = noise_of(setup, state.seed, state.step, examples.labels.shape[0]) if setup.draws else {}
         pool = Pool(spec=setup.spec, stacks=state.stacks, noise=noise)
         pool, metrics = iterate(context, pool, Images(images, examples.labels))

@@ -77,6 +77,10 @@ class Context(NamedTuple):
     key: jax.Array  # of the stream "method": the same on all devices
     values: Mapping[str, jax.Array] = MappingProxyType({})  # options that are arguments of the program, by name
     mixed: Mixed | None = None  # what the images of the batch are mixed with, if they are
+    # Of a set in memory, with a method that asks for them (`Method.indexed`): the rows that this device's samples have
+    # in the training set, int32 [batch], and the labels of all of it, int32 [num_train].
+    index: jax.Array | None = None
+    set_labels: jax.Array | None = None
 
     @property
     def progress(self) -> jax.Array:

@@ -22,9 +22,9 @@ RELAXED = settings(
     derandomize=True,
 )
 
-# Offline methods differ in the loss of a pair: two of them, one with an adapter, stand for all in tests of the program
-# around it. Tests of the others are slow.
-OF_OFFLINE = ("kd", "cc")
+# Offline methods differ in the loss of a pair: two of them, the simplest and one that has adapters and a memory, stand
+# for all in tests of the program around it. Tests of the others are slow.
+OF_OFFLINE = ("kd", "crd")
 
 
 def each_method(quick=(*ONLINE, *OF_OFFLINE), among=METHODS):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from orc_jax.methods.base import Method
 from orc_jax.methods.cc import cc
 from orc_jax.methods.cl_ilr import cl_ilr
+from orc_jax.methods.crd import crd
 from orc_jax.methods.dgkd import dgkd
 from orc_jax.methods.dist import dist
 from orc_jax.methods.dkd import dkd
@@ -45,6 +46,7 @@ OFFLINE: dict[str, Factory] = {
     "rkd": rkd,
     "pkt": pkt,
     "cc": cc,
+    "crd": crd,
 }
 METHODS: dict[str, Factory] = {**ONLINE, **OFFLINE}
 # Their peers are branches of one network, so of one architecture.

@@ -83,6 +83,7 @@ class Method(NamedTuple):
         program.
     decided_by_labels: what `iterate` decides by each sample's one label, which a mixed batch does not have; empty if
         nothing. If it is not None, all that is learnt from labels is `context.label_loss`, which can smooth and mix.
+    indexed: it has to know which examples of the training set a batch is of (`Context.index`), which must be in memory.
     hand_back: for a method with feedback samples: of the members that are neither the pivot teacher nor frozen, losses
         and whether they are wrong, `[students, batch]` -> how many each hands back, and which (see
         `orc_jax.roles.hand_back`).
@@ -101,6 +102,7 @@ class Method(NamedTuple):
     ensemble: Callable[[Pool, Outputs], jax.Array] | None = None
     held_out: HeldOut | None = None
     tied: bool = False
+    indexed: bool = False
     values: tuple[str, ...] = ()
     hand_back: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
     decided_by_labels: str | None = None

@@ -55,6 +55,8 @@ def offline(
     adapter: MakeAdapter | None = None,
     keep: Keep | None = None,
     values: tuple[str, ...] = (),
+    indexed: bool = False,
+    decided_by_labels: str = "",
 ) -> Method:
     """The method of a loss of one pair.
 
@@ -66,7 +68,7 @@ def offline(
             before the first step.
         keep: arguments as of `loss` -> what the adapter keeps after a step, the same on all devices. It sees the
             student and the adapter as they were in the step. Without it, what is kept stays.
-        values: as of `Method`.
+        values, indexed, decided_by_labels: as of `Method`.
 
     Raises:
         UserError: for a pool of fewer than two.
@@ -110,7 +112,8 @@ def offline(
         frozen=(0,),
         start=start_with(architectures, adapter) if adapter else None,
         values=values,
-        decided_by_labels="",
+        indexed=indexed,
+        decided_by_labels=decided_by_labels,
     )
 
 

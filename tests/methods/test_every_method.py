@@ -74,6 +74,7 @@ SAID = {
         for name in OFFLINE
     },
 }
+SAID["crd"]["indexed"] = True
 VALUES = {
     "orc": ("temperature", "beta", "pivot_lr_multiplier"),
     "dgkd": ("temperature", "lam"),
@@ -85,15 +86,16 @@ VALUES = {
     "rkd": ("distance_weight", "angle_weight"),
     "pkt": ("weight",),
     "cc": ("weight",),
+    "crd": ("weight", "temperature"),
 }
 FUNCTIONS = {
-    "start": {"pcl", "okddip", "one", "cl_ilr", "cc"},  # have heads, or tie what they share
+    "start": {"pcl", "okddip", "one", "cl_ilr", "cc", "crd"},  # have heads, or tie what they share
     "ensemble": {"pcl", "one"},  # have one of their own
     "hand_back": {"orc"},  # has feedback samples
 }
 NOT_SAID = (*FUNCTIONS, "iterate", "decided_by_labels")  # the last in test_mixing.py
 PLAIN = {"metrics": SCORES, "shares": (), "views": 1, "stages": (), "frozen": (), "spares": None}
-PLAIN |= {"held_out": None, "early": False, "tied": False}
+PLAIN |= {"held_out": None, "early": False, "tied": False, "indexed": False}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -146,7 +148,7 @@ def test_runs_that_differ_in_values_share_one_program(method, config, toy):
     assert not np.array_equal(*kernels)
 
 
-@pytest.mark.parametrize("method", each_method())
+@pytest.mark.parametrize("method", each_method((*ONLINE, "kd")))
 def test_training_and_evaluation_from_the_checkpoint(method, config, console, tmp_path):
     for_method(config, method)
     train(config, tmp_path / "run", console)

@@ -7,12 +7,14 @@ import pytest
 
 from orc_jax.losses import distillation, norm, standardized, unit
 from orc_jax.methods.cc import congruence
+from orc_jax.methods.crd import contrast, draw, draw_anew, embeddings, remembered, similarities
 from orc_jax.methods.dist import inter, intra
 from orc_jax.methods.dkd import parts
-from orc_jax.methods.offline import linear
+from orc_jax.methods.offline import Seen, linear
 from orc_jax.methods.pkt import divergence
 from orc_jax.methods.rkd import of_angles, of_distances
 from tests.methods.golden import assert_golden, assert_loss, cases
+from tests.methods.test_verbs import normal
 
 
 @pytest.mark.parametrize("case", cases("kd"))
@@ -106,6 +108,70 @@ def test_cc(case):
     assert_gradients(jax.grad(loss, 1)(case["in"]["f_s"], params), case["grad_param"])
 
 
+@pytest.mark.parametrize("case", cases("crd"))
+def test_crd(case):
+    """Two iterations, one after the other: banks and constants go from the first to the second."""
+    opt, params, size = case["opt"], embedded(case), case["opt"]["n_data"]
+    banks = {name: jnp.asarray(case["buffer"][f"memory_{name[0]}"]) for name in ("student", "teacher")}
+    log_z = None
+    for step in ("step1", "step2"):
+        of, out = (
+            {k.removesuffix(f"_{step}"): x for k, x in case[g].items() if k.endswith(step)} for g in ("in", "out")
+        )
+
+        def scored(h, params, of=of, banks=banks):
+            e = embeddings(params, Seen(None, h), Seen(None, of["f_t"]))
+            against = (banks["teacher"], banks["student"])
+            found = [similarities(x, bank, of["contrast_index"]) for x, bank in zip(e, against, strict=True)]
+            return jnp.stack(found) / opt["nce_t"], e
+
+        if log_z is None:
+            found, _ = scored(of["f_s"], params)
+            log_z = jnp.log(jnp.exp(found).mean((1, 2)) * size)
+
+        def loss(h, params, log_z=log_z, scored=scored):
+            return contrast(scored(h, params)[0] - log_z[:, None, None], size).sum(0).mean()
+
+        for z, name in zip(jnp.exp(log_z), ("Z_s", "Z_t"), strict=True):
+            assert_golden(z, out[name])
+        value, (grad, grads) = jax.jit(jax.value_and_grad(loss, (0, 1)))(of["f_s"], params)
+        assert_golden(value, out["loss"])
+        assert_golden(grad, case[f"grad_{step}"][f"f_s_{step}"])
+        assert_gradients(grads, case[f"grad_param_{step}"])
+        _, e = scored(of["f_s"], params)
+        for name, seen in zip(banks, e, strict=True):
+            banks[name] = remembered(banks[name], of["index"], seen, opt["nce_m"])
+            assert_golden(banks[name], case["after"][f"memory_{name[0]}_{step}"])
+
+
+@pytest.mark.parametrize("drawn", [draw, draw_anew])
+def test_negatives_are_of_other_classes(drawn):
+    labels = jnp.array([2, 0, 1, 0, 2, 2, 0, 1, 1, 3])
+    of_class = jax.jit(jax.vmap(lambda key, own: drawn(key, labels, own, 5), (0, None)))
+    for own in range(4):
+        rows = np.asarray(of_class(jax.random.split(jax.random.key(own), 300), own))
+        assert set(rows.ravel()) == set(np.flatnonzero(labels != own))
+        counts = np.bincount(rows.ravel(), minlength=10)[labels != own]
+        assert counts.min() > 0.8 * counts.mean() and counts.max() < 1.2 * counts.mean()
+        assert all(len(set(row)) == 5 for row in rows) == (drawn is draw)
+    more = np.asarray(drawn(jax.random.key(0), labels, 0, 16))  # of seven
+    assert more.shape == (16,) and set(more) <= set(np.flatnonzero(labels))
+    if drawn is draw:
+        assert sorted(np.bincount(more, minlength=10)[labels != 0]) == [2] * 5 + [3] * 2
+
+
+def test_a_bank_keeps_the_last_of_an_example():
+    """And rows of examples that are not in the batch stay, bit for bit."""
+    bank, seen = normal(0, 5, 3), normal(1, 4, 3)
+    after = remembered(bank, jnp.array([2, 4, 2, 0]), seen, 0.25)
+    expected = np.array(bank)
+    for row, e in ((2, 2), (4, 1), (0, 3)):
+        mixed = 0.25 * bank[row] + 0.75 * seen[e]
+        expected[row] = mixed / np.linalg.norm(mixed)
+    np.testing.assert_allclose(after, expected, rtol=1e-6)
+    np.testing.assert_array_equal(after[jnp.array([1, 3])], bank[jnp.array([1, 3])])
+
+
 ZEROS = np.zeros((4, 6), np.float32)
 FEATURES = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
 LABELS = np.array([0, 1, 5, 1], np.int32)
@@ -119,6 +185,7 @@ OF_LOGITS = {
     "intra": lambda s, t: intra(s, t, 1.0).mean(),
 }
 OF_FEATURES = {
+    "crd": lambda s, t: contrast(s - t, 8).sum(),
     "distances": of_distances,
     "angles": of_angles,
     "pkt": divergence,

@@ -9,9 +9,10 @@ import pytest
 
 from orc_jax import parallel
 from orc_jax.data.types import Images
+from orc_jax.errors import UserError
 from orc_jax.methods import METHODS, OFFLINE
 from orc_jax.pool import Pool, PoolSpec, Stack
-from orc_jax.testing import assert_close, assert_identical
+from orc_jax.testing import assert_close, assert_identical, build_run
 from orc_jax.verbs import Context, head_of, new_stack
 from tests.methods.test_verbs import CLASSES, NETWORKS, PIXELS, SHAPE, normal, setup
 
@@ -20,8 +21,12 @@ DIMS = {"a": 3, "b": 5}
 BATCH = Images(
     np.random.default_rng(0).integers(0, 255, (8, *SHAPE), dtype=np.uint8), np.arange(8, dtype=np.int32) % CLASSES
 )
+INDEX = np.array([3, 15, 0, 8, 4, 15, 7, 2], np.int32)  # one comes twice
+SET_LABELS = np.zeros(16, np.int32)
+SET_LABELS[INDEX] = BATCH.labels
 # With which nothing is taken from the teacher.
 SILENT = {"kd": {"alpha": 0.0}}
+SMALL = {"cc": {"dim": 4}, "crd": {"dim": 4, "negatives": 6}}
 
 
 def setup_of(numbers=(0, 1, 2, 3), **fields):
@@ -47,7 +52,7 @@ def start(method, setup, numbers=(0, 1, 2, 3)):
 
 
 def made(name, numbers=(0, 1, 2, 3)):
-    return METHODS[name]([MEMBERS[number] for number in numbers])
+    return METHODS[name]([MEMBERS[number] for number in numbers], **SMALL.get(name, {}))
 
 
 @functools.cache
@@ -56,11 +61,13 @@ def stepper(name, numbers=(0, 1, 2, 3), axis_name=None):
     method, now = made(name, numbers), setup_of(numbers, axis_name=axis_name)
 
     def step(pool, values, batch, step):
-        return method.iterate(Context(now, step, jax.random.key(1), values), pool, batch)
+        images, index = batch
+        context = Context(now, step, jax.random.key(1), values, index=index, set_labels=SET_LABELS)
+        return method.iterate(context, pool, images)
 
     mapped = jax.pmap(step, axis_name, in_axes=(None, None, 0, None), out_axes=None) if axis_name else jax.jit(step)
 
-    def steps(pool, values, batch=BATCH):
+    def steps(pool, values, batch=(BATCH, INDEX)):
         for i in range(2):
             pool, metrics = mapped(pool, values, batch, jnp.int32(i))
         return jax.device_get((pool, metrics))
@@ -107,7 +114,7 @@ def test_where_the_teacher_is_silent_it_is_independent_training(name):
 def test_one_device_equals_four(name):
     """Statistics of these networks are of each device, and are left out."""
     before, one, metrics = taken(name)
-    shares = jax.tree.map(lambda x: parallel.shard(x, 4), BATCH)
+    shares = jax.tree.map(lambda x: parallel.shard(x, 4), (BATCH, INDEX))
     four, of_four = stepper(name, axis_name=parallel.AXIS)(before, {}, shares)
     of_params = [{stack: (s.params, s.opt_state) for stack, s in pool.stacks.items()} for pool in (one, four)]
     assert_close(*of_params, rtol=1e-4, atol=1e-5)
@@ -116,7 +123,7 @@ def test_one_device_equals_four(name):
     assert_close(of_four, metrics)
 
 
-@pytest.mark.parametrize("name", ["kd", "cc"])
+@pytest.mark.parametrize("name", ["kd", "crd"])
 def test_students_do_not_touch_each_other(name):
     """The target student ends as in a pool of the teacher and itself, and so does its adapter."""
     _, after, _ = taken(name)
@@ -160,3 +167,9 @@ def test_dkd_sets_in_by_epochs():
         context = Context(now, jnp.int32(1), jax.random.key(1), values)  # the last step of the first epoch
         ends.append(jax.jit(functools.partial(method.iterate, context))(start(method, now, (0, 3)), BATCH)[0])
     assert_close(*(pool.member(1).params for pool in ends), rtol=1e-5, atol=1e-6)
+
+
+def test_a_memory_of_the_training_set_needs_it_in_memory(config, toy):
+    config.method = "crd"
+    with pytest.raises(UserError, match=r"config.dataset='toy' is streamed, but config.method='crd' keeps something"):
+        build_run(config, toy._replace(train=[1] * 90))

@@ -51,6 +51,14 @@ DEFAULTS = {
     "rkd": {"distance_weight": 25.0, "angle_weight": 50.0},
     "pkt": {"weight": 30000.0},
     "cc": {"weight": 0.02, "dim": 128},
+    "crd": {
+        "weight": 0.8,
+        "temperature": 0.07,
+        "dim": 128,
+        "negatives": 16384,
+        "momentum": 0.5,
+        "replacement": False,
+    },
     "dml": {"temperature": 1.0, "targets": "each", "target_gradient": False, "sequential": False},
     "kdcl": {"temperature": 2.0, "lam": 1.0, "target": "minlogit", "own_augmentation": True, "held_out": 0.1},
     "okddip": {
@@ -90,6 +98,7 @@ AT_LEAST_0 = {
     "rkd": ["distance_weight", "angle_weight"],
     "pkt": ["weight"],
     "cc": ["weight"],
+    "crd": ["weight"],
 }
 REFUSED = [
     *(
@@ -161,6 +170,9 @@ REFUSED = [
     ),
     ("dkd", {"warmup_epochs": -1}, "config.dkd.warmup_epochs=-1: must be at least 0"),
     ("cc", {"dim": 0}, "config.cc.dim=0: must be at least 1"),
+    ("crd", {"dim": 0}, "config.crd.dim=0: must be at least 1"),
+    ("crd", {"negatives": 0}, "config.crd.negatives=0: must be at least 1"),
+    ("crd", {"momentum": 1.0}, r"config.crd.momentum=1.0: must be in \[0, 1\)"),
     *((name, {"rampup_fraction": 2.0}, f"config.{name}.rampup_fraction=2.0: must be") for name in ("one", "cl_ilr")),
     ("cl_ilr", {"label_weight": -1.0}, "config.cl_ilr.label_weight=-1.0: must be at least 0"),
     ("pcl", {"ema_decay": 1.0}, r"config.pcl.ema_decay=1.0: must be in \[0, 1\)"),
@@ -196,7 +208,7 @@ AT_THE_LIMIT = {
     "switokd": [{"num_teachers": 4}],
     "pcl": [{"rampup_fraction": 0.0, "ema_decay": 0.0}, {"rampup_fraction": 1.0, "ema_decay": 0.9999}],
     "kd": [{"alpha": 0.0}, {"alpha": 1.0, "weight": 0.0}],
-    **{name: [dict.fromkeys(AT_LEAST_0[name], 0.0)] for name in ("dkd", "dist", "rkd", "pkt", "cc")},
+    **{name: [dict.fromkeys(AT_LEAST_0[name], 0.0)] for name in ("dkd", "dist", "rkd", "pkt", "cc", "crd")},
     "dml": [{"temperature": 1e-9}],
     "kdcl": [{"lam": 0.0}],
     "okddip": [{"weight": 0.0, "rampup_fraction": 0.0, "projection_divisor": 1}, {"rampup_fraction": 1.0}],
