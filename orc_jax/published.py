@@ -252,7 +252,59 @@ ONLINE = {
     for network, (mean, spread) in zip(NETWORKS, figures, strict=True)
 }
 
-ROWS: dict[str, Row] = KD | ORC | TAKD | DGKD | SWITOKD | ONLINE
+# RepDistiller's README, as `PAIRS` and in its order.
+REPDISTILLER = {
+    "cc": (73.56, 72.21, 69.63, 69.48, 71.48, 72.97, 70.71, 64.86, 65.43, 70.25, 71.14, 71.29, 71.38),
+    "rkd": (73.35, 72.22, 69.61, 69.25, 71.82, 71.90, 71.48, 64.52, 64.43, 71.50, 72.28, 73.21, 72.21),
+    "pkt": (74.54, 73.45, 70.34, 70.25, 72.61, 73.64, 72.88, 67.13, 66.52, 73.01, 74.10, 74.69, 73.89),
+    "crd": (75.48, 74.14, 71.16, 71.46, 73.48, 75.51, 73.94, 69.73, 69.11, 74.30, 75.11, 75.65, 76.05),
+}
+# mdistiller's README, with the beta of each pair.
+DKD = {
+    ("wrn_40_2", "wrn_16_2"): (76.23, 6.0),
+    ("wrn_40_2", "wrn_40_1"): (74.81, 6.0),
+    ("resnet56", "resnet20"): (71.97, 2.0),
+    ("resnet110", "resnet32"): (74.11, 2.0),
+    ("resnet32x4", "resnet8x4"): (76.32, 8.0),
+    ("vgg13", "vgg8"): (74.68, 6.0),
+    ("vgg13", "MobileNetV2"): (69.71, 6.0),
+    ("ResNet50", "MobileNetV2"): (70.35, 8.0),
+    ("resnet32x4", "ShuffleV1"): (76.45, 8.0),
+    ("resnet32x4", "ShuffleV2"): (77.07, 8.0),
+    ("wrn_40_2", "ShuffleV1"): (76.70, 8.0),
+}
+DIST = {
+    ("wrn_40_2", "wrn_40_1"): (74.43, 0.24),
+    ("resnet56", "resnet20"): (71.75, 0.30),
+    ("resnet32x4", "resnet8x4"): (76.31, 0.19),
+    ("ResNet50", "MobileNetV2"): (68.66, 0.23),
+    ("resnet32x4", "ShuffleV1"): (76.34, 0.18),
+    ("resnet32x4", "ShuffleV2"): (77.35, 0.25),
+}
+
+
+def taught(method: str, teacher: str, student: str, **fields: object) -> Callable[[], ConfigDict]:
+    """What makes the config of an offline method with RepDistiller's recipe."""
+    return with_fields(default, method=method, num_networks=2, **pair(teacher, student), **fields)
+
+
+OFFLINE = {
+    **{
+        f"{method}/{t}/{s}": Row(taught(method, t, s), figure, None, "A", "last", "RepDistiller's README")
+        for method, figures in REPDISTILLER.items()
+        for (t, s), figure in zip(PAIRS, figures, strict=True)
+    },
+    **{
+        f"dkd/{t}/{s}": Row(taught("dkd", t, s, dkd__beta=beta), figure, None, "A", "best", "mdistiller's README")
+        for (t, s), (figure, beta) in DKD.items()
+    },
+    **{
+        f"dist/{t}/{s}": Row(taught("dist", t, s), mean, spread, "A", "?", "README of its repository")
+        for (t, s), (mean, spread) in DIST.items()
+    },
+}
+
+ROWS: dict[str, Row] = KD | OFFLINE | ORC | TAKD | DGKD | SWITOKD | ONLINE
 
 
 def config_of(name: str) -> ConfigDict:
