@@ -33,9 +33,7 @@ def evaluator(run: Run, examples: Images | Records | None = None) -> Callable[[S
     """
     dataset = run.dataset if examples is None else run.dataset._replace(test=examples)
     data = feed.resident(dataset.test, run.devices)
-    evaluation_step = parallel.DataParallel(
-        make_evaluation_step(run.setup, run.method.ensemble), run.devices, donate=False
-    )
+    evaluation_step = parallel.DataParallel(make_evaluation_step(run.setup, run.method), run.devices, donate=False)
     names = run.spec.member_names
 
     def evaluate(stacks: Stacks) -> dict[str, Any]:
@@ -136,8 +134,8 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
 
 
 def heads(run: Run) -> dict[str, dict[str, Params]]:
-    """Parameters and statistics, if there are any, that the method's own ensemble needs besides the members'."""
-    if not run.method.ensemble:
+    """Parameters and statistics, if there are any, that an evaluation by the method needs besides the members'."""
+    if not (run.method.ensemble or run.method.answers):
         return {}
     stacks = abstract_state(run).stacks
     kept = {name: {"params": stack.params, "batch_stats": stack.batch_stats} for name, stack in stacks.items()}

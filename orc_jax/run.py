@@ -20,6 +20,7 @@ from orc_jax.data.types import Dataset, hold_out
 from orc_jax.errors import UserError
 from orc_jax.methods.base import Method
 from orc_jax.models import noise
+from orc_jax.models.conv import convolution_for
 from orc_jax.models.network import Network, class_axes, layers_of, weight_shapes
 from orc_jax.parallel import Devices
 from orc_jax.pool import PoolSpec, make_spec
@@ -102,6 +103,7 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         remat=config.remat,
         platform=devices[0].platform,
         early=method.early,
+        maps=method.maps,
         dropout=config.dropout,
         stochastic_depth=config.stochastic_depth,
     )
@@ -130,6 +132,7 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         mixing=Mixing(config.mixup, config.cutmix),
         label_smoothing=config.label_smoothing,
         frozen=frozen,
+        convolution=convolution_for(devices[0].platform),
         draws=config.dropout > 0 or config.stochastic_depth > 0,
         batch_size=config.batch_size,
         num_train=dataset.num_train,

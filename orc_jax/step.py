@@ -17,8 +17,8 @@ from orc_jax import pool as pools
 from orc_jax.data.augment import normalize
 from orc_jax.data.mixing import Mixed, mix
 from orc_jax.data.types import Batch, Images
-from orc_jax.methods.base import Method
-from orc_jax.pool import Outputs, Pool, PoolSpec, Stacks, StackState
+from orc_jax.methods.base import Method, evaluated
+from orc_jax.pool import Pool, PoolSpec, Stacks, StackState
 from orc_jax.roles import gate
 from orc_jax.verbs import Context, Setup, new_stack, predict
 
@@ -224,11 +224,11 @@ class Evaluation(NamedTuple):
 
 
 def make_evaluation_step(
-    setup: Setup, ensemble: Callable[[Pool, Outputs], jax.Array] | None
+    setup: Setup, method: Method
 ) -> Callable[[Stacks, Images | None, tuple[Batch, jax.Array]], Evaluation]:
     """The evaluation step: `(stacks, set on the device, (batch, weights [batch])) -> Evaluation` of these samples.
 
-    `ensemble` is the method's own; without one it is the members' mean probability. Weights are 1 for a sample that
+    The ensemble is the method's own; without one it is the members' mean probability. Weights are 1 for a sample that
     counts and 0 for padding.
     """
 
@@ -237,10 +237,10 @@ def make_evaluation_step(
         images, labels = pick(data, examples)
         images = normalize(images, setup.mean, setup.std)
         pool = Pool(spec=setup.spec, stacks=stacks)
-        outputs = predict(pool, images)
+        outputs = evaluated(method, pool, images)
         log_probs = jax.nn.log_softmax(outputs.logits)
-        if ensemble:
-            joint = jax.nn.log_softmax(ensemble(pool, outputs))
+        if method.ensemble:
+            joint = jax.nn.log_softmax(method.ensemble(pool, outputs))
         else:
             # A member that diverged is left out; without it there would be no ensemble.
             counts = ~jnp.isnan(log_probs).any(-1, keepdims=True)

@@ -47,6 +47,7 @@ class Setup(NamedTuple):
     mixing: Mixing = Mixing()  # of the batch, memory or streamed
     label_smoothing: float = 0.0
     frozen: Mapping[str, Collection[str]] = MappingProxyType({})  # by architecture: parameters that stay as they are
+    convolution: Callable = jax.lax.conv_general_dilated  # of the networks beside the members
     draws: bool = False  # some networks have layers that draw anew in every step, at a rate that is not 0
     batch_size: int = 1  # global
     num_train: int = 1  # training examples, without those that are held out
@@ -161,7 +162,8 @@ def forward(pool: Pool, images: jax.Array) -> Forward:
         pool: the members, and the heads that learn with them.
         images: `[batch, height, width, channels]` for all members, or `[members, batch, height, width, channels]`.
     """
-    logits, features, early, pullbacks = {}, {}, {}, {}
+    logits, features, pullbacks = {}, {}, {}
+    others: dict[str, dict[str, Any]] = {"early": {}, "maps": {}}
     moved = {name: state.batch_stats for name, state in pool.stacks.items()}
     for stack in pool.spec.stacks:
 
@@ -174,23 +176,24 @@ def forward(pool: Pool, images: jax.Array) -> Forward:
             state.params, state.batch_stats, views, *keys
         )
         (logits[stack.name], features[stack.name], *more), pullbacks[stack.name], moved[stack.name] = passed
-        if more:
-            (early[stack.name],) = more
-    outputs = Outputs(pool.spec.in_member_order(logits), features, pool.heads, early)
+        for kind, of in (more[0] if more else {}).items():
+            others[kind][stack.name] = of
+    outputs = Outputs(pool.spec.in_member_order(logits), features, pool.heads, **others)
     return Forward(pool, outputs, pullbacks, moved)
 
 
 def predict(pool: Pool, images: jax.Array) -> Outputs:
     """The members of `pool` on normalised `images`, in evaluation mode; arguments as of `forward`."""
-    logits, features, early = {}, {}, {}
+    logits, features = {}, {}
+    others: dict[str, dict[str, Any]] = {"early": {}, "maps": {}}
     for stack in pool.spec.stacks:
         views, axis = _views(pool.spec, stack, images)
         apply = jax.vmap(stack.network.predict, in_axes=(0, 0, axis))
         state = pool.stacks[stack.name]
         logits[stack.name], features[stack.name], *more = apply(state.params, state.batch_stats, views)
-        if more:
-            (early[stack.name],) = more
-    return Outputs(pool.spec.in_member_order(logits), features, pool.heads, early)
+        for kind, of in (more[0] if more else {}).items():
+            others[kind][stack.name] = of
+    return Outputs(pool.spec.in_member_order(logits), features, pool.heads, **others)
 
 
 def _keys(pool: Pool, stack: Stack, batch: int) -> tuple[jax.Array, ...]:
@@ -254,9 +257,12 @@ def learn(
 def gradients(passed: Forward, cotangent: Outputs) -> dict[str, Params]:
     """The gradients of the members' parameters by stack, and those of the heads, which are their cotangents."""
     pull = jax.vmap(lambda pullback, *outputs: pullback(outputs)[0])
-    logits, early = passed.pool.spec.by_stack(cotangent.logits), cotangent.early
-    of = {name: (logits[name], cotangent.features[name], *([early[name]] if name in early else [])) for name in logits}
-    grads = {name: pull(passed.pullbacks[name], *of[name]) for name in logits}
+    others = {"early": cotangent.early, "maps": cotangent.maps}
+    of = {}
+    for name, logits in passed.pool.spec.by_stack(cotangent.logits).items():
+        more = {kind: by[name] for kind, by in others.items() if name in by}
+        of[name] = (logits, cotangent.features[name], *([more] if more else []))
+    grads = {name: pull(passed.pullbacks[name], *of[name]) for name in of}
     return cotangent.heads | grads
 
 
