@@ -15,15 +15,19 @@ has its own, of the student's learning rate, decay and optimizer; they are in ch
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from orc_jax.data.types import Images
+from orc_jax.errors import UserError
 from orc_jax.methods.base import Method, Stage, pool_roles, require_members, scores
+from orc_jax.models import FEATURE_POINTS
 from orc_jax.models.layers import torch_uniform
 from orc_jax.models.network import Params
+from orc_jax.models.points import Maps
+from orc_jax.plugins import is_own
 from orc_jax.pool import TARGET, Outputs, Pool, PoolSpec
 from orc_jax.verbs import Context, Setup, forward, head_of, learn, new_stack, predict
 
@@ -33,6 +37,8 @@ class Seen(NamedTuple):
 
     logits: jax.Array  # float32 [batch, classes]
     features: jax.Array  # float32 [batch, dim]: pooled, before the classifier
+    maps: Maps = {}  # noqa: RUF012, never changed; of its feature points, those kinds that the method looks at
+    params: Params = {}  # noqa: RUF012, likewise; of the teacher: its parameters
 
 
 class Adapter(NamedTuple):
@@ -54,6 +60,8 @@ def offline(
     *,
     adapter: MakeAdapter | None = None,
     keep: Keep | None = None,
+    answer: Loss | None = None,
+    maps: tuple[str, ...] = (),
     values: tuple[str, ...] = (),
     indexed: bool = False,
     decided_by_labels: str = "",
@@ -68,12 +76,16 @@ def offline(
             before the first step.
         keep: arguments as of `loss` -> what the adapter keeps after a step, the same on all devices. It sees the
             student and the adapter as they were in the step. Without it, what is kept stays.
-        values, indexed, decided_by_labels: as of `Method`.
+        answer: arguments as of `loss` -> the student's logits `[batch, classes]` in training mode, where these are not
+            those of its network: what its metrics are of.
+        maps, values, indexed, decided_by_labels: as of `Method`.
 
     Raises:
-        UserError: for a pool of fewer than two.
+        UserError: for a pool of fewer than two, or of a network without the feature points that the method looks at.
     """
     require_members(name, architectures, 2)
+    if maps:
+        require_points(name, architectures)
     numbers = range(1, len(architectures))
 
     def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
@@ -81,7 +93,7 @@ def offline(
         heads = {head_of(stack.name): pool.stacks[head_of(stack.name)] for stack in students.spec.stacks if adapter}
         images = context.normalize(batch.images)
         taught = predict(teachers, images)
-        (teacher,) = (jax.tree.map(lambda x: x[0], seen) for seen in by_stack(teachers.spec, taught).values())
+        teacher = teacher_of(teachers, taught)
         passed = forward(students.replace(stacks=students.stacks | heads), images)
 
         def of_each(function: Callable, out: Outputs) -> dict[str, jax.Array]:
@@ -103,32 +115,62 @@ def offline(
         learnt = learn(context, passed, lambda out: students.spec.in_member_order(of_each(loss, out)))
         pool = pool.put(learnt)
         pool = pool.replace(stacks=pool.stacks | {name: learnt.stacks[name] for name in heads})
-        return pool, scores(context, jnp.concatenate([taught.logits, passed.logits]), batch.labels)
+        logits = students.spec.in_member_order(of_each(answer, passed.outputs)) if answer else passed.logits
+        return pool, scores(context, jnp.concatenate([taught.logits, logits]), batch.labels)
 
     return Method(
         iterate,
         pool_roles(len(architectures), "teacher", "student"),
         stages=(Stage("pivot", "independent", (0,)),),
         frozen=(0,),
-        start=start_with(architectures, adapter) if adapter else None,
+        start=start_with(name, architectures, adapter) if adapter else None,
+        maps=maps,
         values=values,
         indexed=indexed,
         decided_by_labels=decided_by_labels,
     )
 
 
-def start_with(architectures: Sequence[str], adapter: MakeAdapter) -> Callable[[Setup, Pool, jax.Array], Pool]:
-    """What adds the adapters of all students to a pool, before the first step."""
+def require_points(method: str, architectures: Sequence[str]) -> None:
+    """Raises `UserError` for a network of which no feature points are known."""
+    for i, name in enumerate(architectures):
+        if name not in FEATURE_POINTS and not is_own(name):
+            field = {0: "teacher", len(architectures) - 1: "student"}.get(i, "assistants")
+            raise UserError(
+                f"config.{field}: {name} has no feature points, whose maps {method} compares; accepted are "
+                f"{', '.join(FEATURE_POINTS)}"
+            )
+
+
+class Unfit(Exception):
+    """A teacher and a student that a method cannot bring together. `adapter` raises it, with the reason."""
+
+
+def start_with(
+    method: str, architectures: Sequence[str], adapter: MakeAdapter
+) -> Callable[[Setup, Pool, jax.Array], Pool]:
+    """What adds the adapters of all students to a pool, before the first step.
+
+    It raises `UserError` for a student that does not fit the teacher.
+    """
 
     def start(setup: Setup, pool: Pool, key: jax.Array) -> Pool:
         images = jax.ShapeDtypeStruct((1, *setup.image_shape), jnp.float32)
         shapes = jax.eval_shape(lambda images: by_stack(pool.spec, predict(pool, images)), images)
-        teacher, stacks, last = one_of(shapes[architectures[0]]), dict(pool.stacks), len(architectures) - 1
+        teacher = one_of(shapes[architectures[0]])._replace(
+            params=row(pool.select([0]).stacks[architectures[0]].params)
+        )
+        stacks, last = dict(pool.stacks), len(architectures) - 1
         for stack in pool.spec.select(range(1, last + 1)).stacks:
             student = one_of(shapes[stack.name])
             # The target student's is the same in every pool, as its initial weights are.
             keys = [jax.random.fold_in(key, TARGET if member == last else member) for member in stack.members]
-            made = jax.vmap(lambda key, student=student: adapter(setup, key, student, teacher))(jnp.stack(keys))
+            try:
+                made = jax.vmap(lambda key, student=student: adapter(setup, key, student, teacher))(jnp.stack(keys))
+            except Unfit as reason:
+                raise UserError(
+                    f"config.method={method!r}: {architectures[0]} cannot teach {stack.name}: {reason}"
+                ) from reason
             stacks[head_of(stack.name)] = new_stack(setup, made.params, made.kept, stack.name)
         return pool.replace(stacks=stacks)
 
@@ -138,7 +180,21 @@ def start_with(architectures: Sequence[str], adapter: MakeAdapter) -> Callable[[
 def by_stack(spec: PoolSpec, outputs: Outputs) -> dict[str, Seen]:
     """What the networks of each stack make of a batch; leaves are `[members of the stack, batch, ...]`."""
     logits = spec.by_stack(outputs.logits)
-    return {stack.name: Seen(logits[stack.name], outputs.features[stack.name]) for stack in spec.stacks}
+    maps = {stack.name: outputs.maps.get(stack.name, {}) for stack in spec.stacks}
+    return {
+        stack.name: Seen(logits[stack.name], outputs.features[stack.name], maps[stack.name]) for stack in spec.stacks
+    }
+
+
+def teacher_of(pool: Pool, outputs: Outputs) -> Seen:
+    """The teacher, from a pool of it alone and what that makes of a batch."""
+    ((name, seen),) = by_stack(pool.spec, outputs).items()
+    return row(seen)._replace(params=row(pool.stacks[name].params))
+
+
+def row(tree: Any) -> Any:
+    """The first network of a stack."""
+    return jax.tree.map(lambda x: x[0], tree)
 
 
 def one_of(shapes: Seen) -> Seen:
