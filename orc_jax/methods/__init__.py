@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from orc_jax.methods.at import at
 from orc_jax.methods.base import Method
 from orc_jax.methods.cc import cc
 from orc_jax.methods.cl_ilr import cl_ilr
@@ -10,17 +11,23 @@ from orc_jax.methods.dgkd import dgkd
 from orc_jax.methods.dist import dist
 from orc_jax.methods.dkd import dkd
 from orc_jax.methods.dml import dml
+from orc_jax.methods.fitnets import fitnets
 from orc_jax.methods.independent import independent
 from orc_jax.methods.kd import kd
 from orc_jax.methods.kdcl import kdcl
+from orc_jax.methods.nst import nst
 from orc_jax.methods.okddip import okddip
 from orc_jax.methods.one import one
 from orc_jax.methods.orc import orc
 from orc_jax.methods.pcl import pcl
 from orc_jax.methods.pkt import pkt
+from orc_jax.methods.reviewkd import reviewkd
 from orc_jax.methods.rkd import rkd
+from orc_jax.methods.simkd import simkd
+from orc_jax.methods.sp import sp
 from orc_jax.methods.switokd import switokd
 from orc_jax.methods.takd import takd
+from orc_jax.methods.vid import vid
 
 Factory = Callable[..., Method]
 
@@ -47,6 +54,13 @@ OFFLINE: dict[str, Factory] = {
     "pkt": pkt,
     "cc": cc,
     "crd": crd,
+    "at": at,
+    "sp": sp,
+    "fitnets": fitnets,
+    "vid": vid,
+    "nst": nst,
+    "reviewkd": reviewkd,
+    "simkd": simkd,
 }
 METHODS: dict[str, Factory] = {**ONLINE, **OFFLINE}
 # Their peers are branches of one network, so of one architecture.

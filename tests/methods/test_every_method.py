@@ -87,11 +87,20 @@ VALUES = {
     "pkt": ("weight",),
     "cc": ("weight",),
     "crd": ("weight", "temperature"),
+    **dict.fromkeys(("at", "sp", "nst", "fitnets", "vid", "reviewkd"), ("weight",)),
 }
+WITH_ADAPTERS = {"cc", "crd", "fitnets", "vid", "reviewkd", "simkd"}
 FUNCTIONS = {
-    "start": {"pcl", "okddip", "one", "cl_ilr", "cc", "crd"},  # have heads, or tie what they share
+    "start": {"pcl", "okddip", "one", "cl_ilr", *WITH_ADAPTERS},  # have heads, or tie what they share
+    "answers": {"simkd"},  # whose members are used otherwise than by their networks alone
+    "deployed": {"simkd"},
     "ensemble": {"pcl", "one"},  # have one of their own
     "hand_back": {"orc"},  # has feedback samples
+}
+MAPS = {
+    **dict.fromkeys(("at", "sp", "nst", "fitnets", "vid"), ("post",)),
+    "reviewkd": ("post", "preact"),
+    "simkd": ("post", "pooled"),
 }
 NOT_SAID = (*FUNCTIONS, "iterate", "decided_by_labels")  # the last in test_mixing.py
 PLAIN = {"metrics": SCORES, "shares": (), "views": 1, "stages": (), "frozen": (), "spares": None}
@@ -102,7 +111,7 @@ PLAIN |= {"held_out": None, "early": False, "tied": False, "indexed": False}
 def test_what_a_method_says_of_itself(name):
     method = METHODS[name](["resnet20"] * 4)
     said = {field: value for field, value in method._asdict().items() if field not in NOT_SAID}
-    assert said == PLAIN | {"values": VALUES.get(name, ())} | SAID[name]
+    assert said == PLAIN | {"values": VALUES.get(name, ()), "maps": MAPS.get(name, ())} | SAID[name]
     for field, methods in FUNCTIONS.items():
         assert (getattr(method, field) is not None) == (name in methods), field
     assert {share.metric for share in method.shares} <= set(method.metrics)

@@ -59,6 +59,13 @@ DEFAULTS = {
         "momentum": 0.5,
         "replacement": False,
     },
+    "at": {"weight": 1000.0, "power": 2},
+    "sp": {"weight": 3000.0},
+    "fitnets": {"weight": 100.0, "layer": 2},
+    "vid": {"weight": 1.0, "trained_variance": True},
+    "nst": {"weight": 50.0},
+    "reviewkd": {"weight": 5.0, "warmup_epochs": 20},
+    "simkd": {"factor": 2},
     "dml": {"temperature": 1.0, "targets": "each", "target_gradient": False, "sequential": False},
     "kdcl": {"temperature": 2.0, "lam": 1.0, "target": "minlogit", "own_augmentation": True, "held_out": 0.1},
     "okddip": {
@@ -97,8 +104,7 @@ AT_LEAST_0 = {
     "dist": ["beta", "gamma"],
     "rkd": ["distance_weight", "angle_weight"],
     "pkt": ["weight"],
-    "cc": ["weight"],
-    "crd": ["weight"],
+    **dict.fromkeys(("cc", "crd", "at", "sp", "nst", "fitnets", "vid", "reviewkd"), ("weight",)),
 }
 REFUSED = [
     *(
@@ -169,6 +175,10 @@ REFUSED = [
         for option in options
     ),
     ("dkd", {"warmup_epochs": -1}, "config.dkd.warmup_epochs=-1: must be at least 0"),
+    ("at", {"power": 0}, "config.at.power=0: must be at least 1"),
+    ("fitnets", {"layer": 4}, "config.fitnets.layer=4: must be from 0 to 3"),
+    ("reviewkd", {"warmup_epochs": -1}, "config.reviewkd.warmup_epochs=-1: must be at least 0"),
+    ("simkd", {"factor": 0}, "config.simkd.factor=0: must be at least 1"),
     ("cc", {"dim": 0}, "config.cc.dim=0: must be at least 1"),
     ("crd", {"dim": 0}, "config.crd.dim=0: must be at least 1"),
     ("crd", {"negatives": 0}, "config.crd.negatives=0: must be at least 1"),
@@ -208,7 +218,11 @@ AT_THE_LIMIT = {
     "switokd": [{"num_teachers": 4}],
     "pcl": [{"rampup_fraction": 0.0, "ema_decay": 0.0}, {"rampup_fraction": 1.0, "ema_decay": 0.9999}],
     "kd": [{"alpha": 0.0}, {"alpha": 1.0, "weight": 0.0}],
-    **{name: [dict.fromkeys(AT_LEAST_0[name], 0.0)] for name in ("dkd", "dist", "rkd", "pkt", "cc", "crd")},
+    **{
+        name: [dict.fromkeys(AT_LEAST_0[name], 0.0)]
+        for name in ("dkd", "dist", "rkd", "pkt", "cc", "crd", "crd", "at", "sp", "fitnets", "vid", "nst", "reviewkd")
+    },
+    "simkd": [{"factor": 1}, {"factor": 10**6}],
     "dml": [{"temperature": 1e-9}],
     "kdcl": [{"lam": 0.0}],
     "okddip": [{"weight": 0.0, "rampup_fraction": 0.0, "projection_divisor": 1}, {"rampup_fraction": 1.0}],
