@@ -124,11 +124,13 @@ def simkd(architectures: Sequence[str], *, factor: int = 2) -> Method:
         state = pool.member(number)
         if number == 0:
             return model, state.params, state.batch_stats
-        seen = by_stack(pool.spec, out)  # shapes alone
-        f_s, f_t = last(seen[place(pool, number)[0]]), pooled(seen[architectures[0]])
+        student, teacher = (
+            Seen(out.logits, out.features[name], out.maps[name], params)  # shapes, but for the parameters
+            for name, params in ((place(pool, number)[0], {}), (architectures[0], pool.member(0).params))
+        )
+        f_s, f_t, own = last(student), pooled(teacher), adapter_of(pool, number)
+        kernel, bias = classifier(teacher)
         sides = tuple(map(min, f_s.shape[2:4], f_t.shape[2:4]))
-        kernel, bias = classifier(seen[architectures[0]]._replace(params=pool.member(0).params))
-        own = adapter_of(pool, number)
         params = {"classifier.kernel": kernel, "classifier.bias": bias}
         params |= joined(student=state.params, projector=own.params)
         stats = joined(student=state.batch_stats, projector=own.kept)
