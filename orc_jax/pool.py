@@ -267,7 +267,7 @@ def _check_outputs(
     shapes = jax.eval_shape(lambda: network.predict(*network.init(jax.random.key(0)), images))
     if maps:
         *shapes, more = shapes
-        if not all(more["maps"].values()):
+        if not any(more["maps"].values()):
             raise UserError(f"{name} notes no feature points (orc_jax.models.points.note), which the method compares")
         shapes = tuple(shapes)
     found = [(x.shape, str(x.dtype)) for x in jax.tree.leaves(shapes)]

@@ -40,10 +40,11 @@ class TinyNet(nnx.Module):
         x = nnx.relu(y)
         points.note(post=x, preact=x)
         points.note(post=x, preact=y)
+        points.note_norm(self.bn1)
         layers.branch_point(self, x)
         y = self.conv2(x)
         x = nnx.relu(y)
-        points.note(post=x, preact=y, pooled=x)
+        points.note(post=x, preact=y, pooled=x, norms=jnp.ones((2, 8)))
         features = layers.global_average_pool(x)
         return self.fc(features), features
 

@@ -16,6 +16,7 @@ from orc_jax.methods.independent import independent
 from orc_jax.methods.kd import kd
 from orc_jax.methods.kdcl import kdcl
 from orc_jax.methods.nst import nst
+from orc_jax.methods.ofd import ofd
 from orc_jax.methods.okddip import okddip
 from orc_jax.methods.one import one
 from orc_jax.methods.orc import orc
@@ -60,6 +61,7 @@ OFFLINE: dict[str, Factory] = {
     "vid": vid,
     "nst": nst,
     "reviewkd": reviewkd,
+    "ofd": ofd,
     "simkd": simkd,
 }
 METHODS: dict[str, Factory] = {**ONLINE, **OFFLINE}

@@ -5,7 +5,10 @@ A network notes them in order, from the stem to its last stage. There are two ki
 - `post`: after the last activation of a stage, or what stands there in a network that has none;
 - `preact`: before that activation. Where a network has no such thing, as after its stem, it is the same map;
 
-and one more map, `pooled`: the one whose mean over pixels are the features that its classifier takes.
+and two more, of which not every network has the second:
+
+- `pooled`, one map: that whose mean over pixels are the features that its classifier takes;
+- `norms`, one of each point but the stem's: scale and shift `[2, channels]` of the normalisation before its activation.
 
 Outside `noting` nothing is kept and nothing computed.
 """
@@ -13,12 +16,13 @@ Outside `noting` nothing is kept and nothing computed.
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-KINDS = ("post", "preact", "pooled")
-Maps = dict[str, tuple[jax.Array, ...]]  # by kind: float32 [batch, height, width, channels]
+KINDS = ("post", "preact", "pooled", "norms")
+Maps = dict[str, tuple[jax.Array, ...]]  # by kind: float32 [batch, height, width, channels], but for `norms`
 
 _noted: ContextVar[dict[str, list[jax.Array]] | None] = ContextVar("noted", default=None)
 
@@ -37,6 +41,12 @@ def noting(kinds: Sequence[str]) -> Iterator[dict[str, list[jax.Array]]]:
 def asked(kind: str) -> bool:
     """Whether the pass collects maps of this kind: for a network that would have to compute one."""
     return kind in (_noted.get() or ())
+
+
+def note_norm(norm: Any) -> None:
+    """Notes scale and shift of a batch normalisation."""
+    if asked("norms"):
+        note(norms=jnp.stack([norm.scale[...], norm.bias[...]]))
 
 
 def note(**maps: jax.Array) -> None:

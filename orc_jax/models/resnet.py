@@ -27,7 +27,7 @@ from orc_jax.models.layers import (
     max_pool,
 )
 from orc_jax.models.noise import StochasticDepth
-from orc_jax.models.points import note
+from orc_jax.models.points import note, note_norm
 
 
 class Block(nnx.Module):
@@ -134,6 +134,7 @@ class ResNet(nnx.Module):
             y = last.before(apply(blocks, x))
             x = nnx.relu(y)
             note(post=x, preact=y)
+            note_norm(getattr(last, f"bn{last.depth}"))
         note(pooled=x)
         features = global_average_pool(x)
         return getattr(self, self.head)(features), features

@@ -11,7 +11,7 @@ from flax import nnx
 
 from orc_jax.models.layers import Given, Layers, apply, branch_point, global_average_pool, make_layers, xavier_sqrt_2
 from orc_jax.models.noise import Dropout
-from orc_jax.models.points import note
+from orc_jax.models.points import note, note_norm
 
 
 class Block(nnx.Module):
@@ -34,6 +34,7 @@ class Block(nnx.Module):
         normed = self.bn1(x)
         if self.follows:
             note(preact=normed)
+            note_norm(self.bn1)
         activated = nnx.relu(normed)
         y = self.conv2(self.dropout(nnx.relu(self.bn2(self.conv1(activated)))))
         return y + (x if self.convShortcut is None else self.convShortcut(activated))
@@ -86,6 +87,7 @@ class WideResNet(nnx.Module):
         normed = self.bn1(self.block3(x))
         x = nnx.relu(normed)
         note(preact=normed, pooled=x)
+        note_norm(self.bn1)
         features = global_average_pool(x)
         return self.fc(features), features
 

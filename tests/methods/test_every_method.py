@@ -87,9 +87,9 @@ VALUES = {
     "pkt": ("weight",),
     "cc": ("weight",),
     "crd": ("weight", "temperature"),
-    **dict.fromkeys(("at", "sp", "nst", "fitnets", "vid", "reviewkd"), ("weight",)),
+    **dict.fromkeys(("at", "sp", "nst", "fitnets", "vid", "ofd", "reviewkd"), ("weight",)),
 }
-WITH_ADAPTERS = {"cc", "crd", "fitnets", "vid", "reviewkd", "simkd"}
+WITH_ADAPTERS = {"cc", "crd", "fitnets", "vid", "ofd", "reviewkd", "simkd"}
 FUNCTIONS = {
     "start": {"pcl", "okddip", "one", "cl_ilr", *WITH_ADAPTERS},  # have heads, or tie what they share
     "answers": {"simkd"},  # whose members are used otherwise than by their networks alone
@@ -100,6 +100,7 @@ FUNCTIONS = {
 MAPS = {
     **dict.fromkeys(("at", "sp", "nst", "fitnets", "vid"), ("post",)),
     "reviewkd": ("post", "preact"),
+    "ofd": ("preact", "norms"),
     "simkd": ("post", "pooled"),
 }
 NOT_SAID = (*FUNCTIONS, "iterate", "decided_by_labels")  # the last in test_mixing.py

@@ -9,6 +9,7 @@ from orc_jax.methods.at import attention_loss
 from orc_jax.methods.fitnets import Regressor
 from orc_jax.methods.maps import at_one_side, averaged, beside, nearest, per_sample
 from orc_jax.methods.nst import discrepancy
+from orc_jax.methods.ofd import Connectors, margins, partial_distance
 from orc_jax.methods.offline import Unfit
 from orc_jax.methods.reviewkd import Review, context_loss
 from orc_jax.methods.simkd import Projector, classified
@@ -124,6 +125,28 @@ def test_simkd(case):
         return per_sample((network.train(params, projector.stats, f_s)[0] - f_t) ** 2)
 
     projector.assert_all(loss, student)
+
+
+@pytest.mark.parametrize("case", cases("ofd"))
+def test_ofd(case):
+    student, teacher, given = listed(case, "s"), listed(case, "t"), case["in"]
+    found = [margins(given[f"teacher_bn_weight{i}"], given[f"teacher_bn_bias{i}"]) for i in range(len(teacher))]
+    for i, of_stage in enumerate(found):
+        assert_golden(of_stage, case["out"][f"margin{i}"])
+    channels = tuple((s.shape[-1], t.shape[-1]) for s, t in zip(student, teacher, strict=True))
+    connectors = Beside(case, Connectors, channels=channels)
+    _, stats = jax.jit(connectors.network.train)(connectors.params, connectors.stats, student)
+    connectors.assert_moved(stats)
+
+    def loss(params, maps):
+        made = connectors.network.train(params, connectors.stats, maps)[0]
+        return partial_distance(made, list(zip(teacher, found, strict=True)))
+
+    connectors.assert_all(loss, student)
+
+
+def test_margins_of_dead_channels():
+    np.testing.assert_allclose(margins(jnp.zeros(3), jnp.array([-1.0, 0.0, 1.0])), [-1.0, 0.0, 0.0], atol=1e-6)
 
 
 def test_variance_that_is_not_trained_stays_5():

@@ -28,9 +28,10 @@ SET_LABELS[INDEX] = BATCH.labels
 # With which nothing is taken from the teacher.
 SILENT = {"kd": {"alpha": 0.0}}
 SMALL = {"cc": {"dim": 4}, "crd": {"dim": 4, "negatives": 6}}
-# The hint's weight of 100 would make the rounding of a gradient show that is 0; a variance of 5 hides what VID teaches.
-USUAL = {"fitnets": {"weight": 1.0}, "vid": {"weight": 30.0}}
-QUICK = [name for name in OFFLINE if name not in ("vid", "nst", "reviewkd", "simkd")]
+# The hint's weight of 100 would make the rounding of a gradient show that is 0; a variance of 5 hides what VID
+# teaches, and a thousandth what OFD does.
+USUAL = {"fitnets": {"weight": 1.0}, "vid": {"weight": 30.0}, "ofd": {"weight": 100.0}}
+QUICK = [name for name in OFFLINE if name not in ("vid", "nst", "ofd", "reviewkd", "simkd")]
 # The maps of a network are these times what its first layer makes of an image.
 PATTERNS = [normal(i + 20, side, side)[None, :, :, None] for i, side in enumerate((4, 4, 2))]
 
@@ -48,7 +49,7 @@ def noting(network, kinds):
         x = (images.reshape(len(images), PIXELS) @ params["v"])[:, None, None]
         preact = tuple(x * pattern for pattern in PATTERNS)
         post = tuple(map(jnp.tanh, preact))
-        made = {"post": post, "preact": preact, "pooled": post[-1:]}
+        made = {"post": post, "preact": preact, "pooled": post[-1:], "norms": (params["v"][:2],) * 2}
         return {"maps": {kind: made[kind] for kind in kinds}}
 
     def train(params, batch_stats, images):

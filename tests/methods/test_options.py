@@ -65,6 +65,7 @@ DEFAULTS = {
     "vid": {"weight": 1.0, "trained_variance": True},
     "nst": {"weight": 50.0},
     "reviewkd": {"weight": 5.0, "warmup_epochs": 20},
+    "ofd": {"weight": 1.0},
     "simkd": {"factor": 2},
     "dml": {"temperature": 1.0, "targets": "each", "target_gradient": False, "sequential": False},
     "kdcl": {"temperature": 2.0, "lam": 1.0, "target": "minlogit", "own_augmentation": True, "held_out": 0.1},
@@ -104,7 +105,7 @@ AT_LEAST_0 = {
     "dist": ["beta", "gamma"],
     "rkd": ["distance_weight", "angle_weight"],
     "pkt": ["weight"],
-    **dict.fromkeys(("cc", "crd", "at", "sp", "nst", "fitnets", "vid", "reviewkd"), ("weight",)),
+    **dict.fromkeys(("cc", "crd", "at", "sp", "nst", "fitnets", "vid", "ofd", "reviewkd"), ("weight",)),
 }
 REFUSED = [
     *(
@@ -220,7 +221,7 @@ AT_THE_LIMIT = {
     "kd": [{"alpha": 0.0}, {"alpha": 1.0, "weight": 0.0}],
     **{
         name: [dict.fromkeys(AT_LEAST_0[name], 0.0)]
-        for name in ("dkd", "dist", "rkd", "pkt", "cc", "crd", "crd", "at", "sp", "fitnets", "vid", "nst", "reviewkd")
+        for name in ("dkd", "dist", "rkd", "pkt", "cc", "crd", "at", "sp", "fitnets", "vid", "nst", "ofd", "reviewkd")
     },
     "simkd": [{"factor": 1}, {"factor": 10**6}],
     "dml": [{"temperature": 1e-9}],
