@@ -52,7 +52,7 @@ def test_how_a_figure_is_told():
     assert ROWS["orc/cifar10/resnet26/resnet8"].text == "not known"
     assert ROWS["crd/vgg13/vgg8"].text == "73.94 [A, last]"
     assert ROWS["dist/resnet56/resnet20"].text == "71.75 ± 0.30 [A, ?]"
-    assert len(ROWS) == 13 + 4 * 13 + 11 + 6 + 15 + 6 + 5 + 6 + 60
+    assert len(ROWS) == 13 + 9 * 13 + 11 + 6 + 8 + 2 + 15 + 6 + 5 + 6 + 60
 
 
 def test_recipes_of_some_rows():
@@ -71,6 +71,8 @@ def test_recipes_of_some_rows():
     assert (config.num_epochs, config.batch_size, config.weight_decay) == (160, 128, 1e-4)
     config = published.config_of("dkd/resnet56/resnet20")
     assert (config.dkd.beta, config.num_networks, config.learning_rate, config.batch_size) == (2.0, 2, 0.05, 64)
+    config = published.config_of("reviewkd/resnet32x4/ShuffleV2")
+    assert (config.reviewkd.weight, config.nesterov, config.learning_rate, config.batch_size) == (8.0, True, 0.1, 128)
     config = published.config_of("dgkd/cifar100/wrn_40_2/wrn_16_2")
     assert len(resolve(config, 1).architectures) == 5
     config = published.config_of("okddip/cifar100/vgg16_linears")
