@@ -41,7 +41,7 @@ def _evaluator(
     """As `evaluator`, of several runs whose stacks are stacked: a result for each."""
     dataset = run.dataset if examples is None else run.dataset._replace(test=examples)
     data = feed.resident(dataset.test, run.devices)
-    step = make_evaluation_step(run.setup, run.method.ensemble)
+    step = make_evaluation_step(run.setup, run.method)
     evaluation_step = parallel.DataParallel(_over_replicas(step, replicas), run.devices, donate=False)
 
     def evaluate(stacks: Stacks) -> list[dict[str, Any]]:
@@ -167,8 +167,8 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
 
 
 def heads(run: Run) -> dict[str, dict[str, Params]]:
-    """Parameters and statistics, if there are any, that the method's own ensemble needs besides the members'."""
-    if not run.method.ensemble:
+    """Parameters and statistics, if there are any, that an evaluation by the method needs besides the members'."""
+    if not (run.method.ensemble or run.method.answers):
         return {}
     stacks = abstract_state(run).stacks
     kept = {name: {"params": stack.params, "batch_stats": stack.batch_stats} for name, stack in stacks.items()}

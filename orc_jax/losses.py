@@ -71,6 +71,33 @@ def guided_distillation(logits_s: jax.Array, logits_t: jax.Array, guidance: jax.
     return jnp.einsum("ls,lsb->lb", guidance, pairs)
 
 
+def standardized(logits: jax.Array) -> jax.Array:
+    """Logits `[..., classes]` with mean 0 and standard deviation 1 over classes (Sun et al., CVPR 2024).
+
+    As in their code the deviation is that of a sample (`classes - 1`), and 1e-7 is added to it. Logits that are all
+    equal, up to rounding, are 0 and get no gradient; in their code it would be of the order of 1e7.
+    """
+    logits = logits.astype(jnp.float32)
+    centred = logits - logits.mean(-1, keepdims=True)
+    deviation = norm(centred) / (logits.shape[-1] - 1) ** 0.5
+    varies = deviation > 1e-6 * jnp.abs(logits).max(-1, keepdims=True)
+    return jnp.where(varies, centred / (1e-7 + jnp.where(varies, deviation, 1.0)), 0.0)
+
+
+def norm(x: jax.Array) -> jax.Array:
+    """The L2 norm over the last axis, `[..., 1]`, whose gradient at 0 is 0, as PyTorch's is, and not NaN."""
+    squares = jnp.square(x).sum(-1, keepdims=True)
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
+
+
+def unit(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
+    """`x / max(|x|, epsilon)` over the last axis; what is no longer than `epsilon` gets no gradient."""
+    length = norm(x)
+    longer = length > epsilon
+    return jnp.where(longer, x / jnp.where(longer, length, 1.0), jax.lax.stop_gradient(x / epsilon))
+
+
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """1.0 where the highest logit is that of the label: logits `[members, batch, classes]` -> `[members, batch]`."""
     return (logits.argmax(-1) == labels[None]).astype(jnp.float32)

@@ -20,6 +20,7 @@ from orc_jax.errors import UserError
 from orc_jax.models import MODELS, Model
 from orc_jax.models.conv import convolution_for
 from orc_jax.models.network import Network, Params, make_network
+from orc_jax.models.points import Maps
 
 TARGET = 2**31 - 1  # stands for the number of the target student where its initial parameters are drawn
 SOMEBODY = -1  # the number of a member that a traced value chose
@@ -95,6 +96,7 @@ class Outputs(NamedTuple):
     features: dict[str, jax.Array]  # by stack: float32 [members of the stack, batch, dim]
     heads: dict[str, Params]  # parameters of modules beside the members, which a loss may use too
     early: dict[str, jax.Array] = {}  # noqa: RUF012, never changed; as features, of early layers, if a method asks
+    maps: dict[str, Maps] = {}  # noqa: RUF012, likewise; by stack: leaves [members of the stack, batch, h, w, channels]
 
 
 class Pool(struct.PyTreeNode):
@@ -209,6 +211,7 @@ def make_spec(
     remat: bool = False,
     platform: str = "cpu",
     early: bool = False,
+    maps: tuple[str, ...] = (),
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
     members: Sequence[int] | None = None,
@@ -219,8 +222,8 @@ def make_spec(
     share of the batch by itself, and the running statistics move by the mean over devices. With `remat` a backward pass
     repeats the member's forward pass instead of keeping it: the memory of a step grows with the largest member
     rather than with the pool. `platform` is the one that programs with the networks are compiled for: it makes them
-    fast there, not different. With `early` the networks give early features as well. `dropout` and
-    `stochastic_depth` are the rates of networks that have such layers.
+    fast there, not different. With `early` the networks give early features as well, with `maps` the maps of their
+    feature points of these kinds. `dropout` and `stochastic_depth` are the rates of networks that have such layers.
 
     Raises:
         UserError: for a network of one's own that is not as it has to be.
@@ -231,7 +234,7 @@ def make_spec(
         try:
             over = axis_name if batch_norm == "global" else None
             convolution = convolution_for(platform)
-            given = num_classes, image_shape, dtype, over, convolution, early, dropout, stochastic_depth
+            given = num_classes, image_shape, dtype, over, convolution, early, maps, dropout, stochastic_depth
             network = make_network(models[name], *given)
         except TypeError as error:
             if not plugins.is_own(name):
@@ -240,7 +243,7 @@ def make_spec(
                 f"{name} cannot be built as Model(num_classes, *, image_shape, dtype, axis_name, rngs): {error}"
             ) from error
         if plugins.is_own(name):
-            _check_outputs(name, network, num_classes, image_shape)
+            _check_outputs(name, network, num_classes, image_shape, maps)
         if over != axis_name:
             network = network._replace(train=_averaging_statistics(network.train, axis_name))
         if remat:
@@ -257,9 +260,16 @@ def _averaging_statistics(train: Callable, axis_name: str | None) -> Callable:
     return averaging
 
 
-def _check_outputs(name: str, network: Network, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+def _check_outputs(
+    name: str, network: Network, num_classes: int, image_shape: tuple[int, int, int], maps: tuple[str, ...]
+) -> None:
     images = jnp.zeros((2, *image_shape))
     shapes = jax.eval_shape(lambda: network.predict(*network.init(jax.random.key(0)), images))
+    if maps:
+        *shapes, more = shapes
+        if not any(more["maps"].values()):
+            raise UserError(f"{name} notes no feature points (orc_jax.models.points.note), which the method compares")
+        shapes = tuple(shapes)
     found = [(x.shape, str(x.dtype)) for x in jax.tree.leaves(shapes)]
     fine = isinstance(shapes, tuple) and len(found) == 2 and found[0] == ((2, num_classes), "float32")
     if not fine or len(found[1][0]) != 2:

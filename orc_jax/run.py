@@ -20,6 +20,7 @@ from orc_jax.data.types import Dataset, hold_out
 from orc_jax.errors import UserError
 from orc_jax.methods.base import Method
 from orc_jax.models import noise
+from orc_jax.models.conv import convolution_for
 from orc_jax.models.network import Network, class_axes, layers_of, weight_shapes
 from orc_jax.parallel import Devices
 from orc_jax.pool import PoolSpec, make_spec
@@ -85,6 +86,11 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
     augment.check_images(config, dataset)
     if method.held_out:
         dataset = hold_out(dataset, method.held_out.share)
+    if method.indexed and dataset.is_streamed:
+        raise UserError(
+            f"config.dataset={config.dataset!r} is streamed, but config.method={config.method!r} keeps something of "
+            "each training example; accepted is a set in memory"
+        )
     num_steps = last_step(config.num_epochs, config.batch_size, dataset.num_train)
     spec = make_spec(
         resolved.architectures,
@@ -97,6 +103,7 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         remat=config.remat,
         platform=devices[0].platform,
         early=method.early,
+        maps=method.maps,
         dropout=config.dropout,
         stochastic_depth=config.stochastic_depth,
     )
@@ -126,7 +133,10 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         label_smoothing=config.label_smoothing,
         frozen=frozen,
         data_seed=None if config.data_seed < 0 else config.data_seed,
+        convolution=convolution_for(devices[0].platform),
         draws=config.dropout > 0 or config.stochastic_depth > 0,
+        batch_size=config.batch_size,
+        num_train=dataset.num_train,
     )
     return Run(resolved, dataset, devices, setup)
 

@@ -17,8 +17,8 @@ from orc_jax import pool as pools
 from orc_jax.data.augment import normalize
 from orc_jax.data.mixing import Mixed, mix
 from orc_jax.data.types import Batch, Images
-from orc_jax.methods.base import Method
-from orc_jax.pool import Outputs, Pool, PoolSpec, Stacks, StackState
+from orc_jax.methods.base import Method, evaluated
+from orc_jax.pool import Pool, PoolSpec, Stacks, StackState
 from orc_jax.roles import gate
 from orc_jax.verbs import Context, Setup, new_stack, predict
 
@@ -152,7 +152,9 @@ def make_train_step(
         examples = pick(data, batch)
         of_data = state.seed if setup.data_seed is None else jnp.uint32(setup.data_seed)
         images, mixed = seen(setup, of_data, state.step, examples)
-        context = Context(now, state.step, rngs.stream_key(state.seed, "method", state.step), values, mixed)
+        of_set = {} if data is None else {"index": batch, "set_labels": data.labels}
+        key = rngs.stream_key(state.seed, "method", state.step)
+        context = Context(now, state.step, key, values, mixed, **of_set)
         noise = noise_of(setup, state.seed, state.step, examples.labels.shape[0]) if setup.draws else {}
         pool = Pool(spec=setup.spec, stacks=state.stacks, noise=noise)
         pool, metrics = iterate(context, pool, Images(images, examples.labels))
@@ -235,11 +237,11 @@ class Evaluation(NamedTuple):
 
 
 def make_evaluation_step(
-    setup: Setup, ensemble: Callable[[Pool, Outputs], jax.Array] | None
+    setup: Setup, method: Method
 ) -> Callable[[Stacks, Images | None, tuple[Batch, jax.Array]], Evaluation]:
     """The evaluation step: `(stacks, set on the device, (batch, weights [batch])) -> Evaluation` of these samples.
 
-    `ensemble` is the method's own; without one it is the members' mean probability. Weights are 1 for a sample that
+    The ensemble is the method's own; without one it is the members' mean probability. Weights are 1 for a sample that
     counts and 0 for padding.
     """
 
@@ -248,10 +250,10 @@ def make_evaluation_step(
         images, labels = pick(data, examples)
         images = normalize(images, setup.mean, setup.std)
         pool = Pool(spec=setup.spec, stacks=stacks)
-        outputs = predict(pool, images)
+        outputs = evaluated(method, pool, images)
         log_probs = jax.nn.log_softmax(outputs.logits)
-        if ensemble:
-            joint = jax.nn.log_softmax(ensemble(pool, outputs))
+        if method.ensemble:
+            joint = jax.nn.log_softmax(method.ensemble(pool, outputs))
         else:
             # A member that diverged is left out; without it there would be no ensemble.
             counts = ~jnp.isnan(log_probs).any(-1, keepdims=True)

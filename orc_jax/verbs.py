@@ -48,11 +48,27 @@ class Setup(NamedTuple):
     label_smoothing: float = 0.0
     frozen: Mapping[str, Collection[str]] = MappingProxyType({})  # by architecture: parameters that stay as they are
     data_seed: int | None = None  # what augmentation and mix-up of the batch are drawn by; None: the run's seed
+    convolution: Callable = jax.lax.conv_general_dilated  # of the networks beside the members
     draws: bool = False  # some networks have layers that draw anew in every step, at a rate that is not 0
+    batch_size: int = 1  # global
+    num_train: int = 1  # training examples, without those that are held out
 
     def optimizer_of(self, stack: str) -> optax.GradientTransformation:
         """That of a stack, or of a head."""
-        return self.optimizers.get(stack, self.optimizer)
+        return self.optimizers.get(owner(stack), self.optimizer)
+
+
+HEAD = "beside "
+
+
+def head_of(stack: str) -> str:
+    """The name of a head that learns as the members of a stack do: with the rate and the optimizer of their kind."""
+    return HEAD + stack
+
+
+def owner(name: str) -> str:
+    """The stack that a stack or head learns as: itself, or that which it is the `head_of`."""
+    return name.removeprefix(HEAD)
 
 
 class Context(NamedTuple):
@@ -63,11 +79,22 @@ class Context(NamedTuple):
     key: jax.Array  # of the stream "method": the same on all devices
     values: Mapping[str, jax.Array] = MappingProxyType({})  # options that are arguments of the program, by name
     mixed: Mixed | None = None  # what the images of the batch are mixed with, if they are
+    # Of a set in memory, with a method that asks for them (`Method.indexed`): the rows that this device's samples have
+    # in the training set, int32 [batch], and the labels of all of it, int32 [num_train].
+    index: jax.Array | None = None
+    set_labels: jax.Array | None = None
 
     @property
     def progress(self) -> jax.Array:
         """The share of the run that is over, in [0, 1)."""
         return self.step / self.setup.num_steps
+
+    @property
+    def epoch(self) -> jax.Array:
+        """The epoch that the first example of the batch is of, from 0: int32 []."""
+        size, examples = self.setup.batch_size, self.setup.num_train
+        starts = np.arange(1, max(self.setup.num_steps * size // examples, 1) + 1) * examples
+        return (self.step >= jnp.asarray(-(-starts // size), jnp.int32)).sum()
 
     def value(self, name: str, option: float) -> Any:
         """An option of the method: its value, or, where runs of several values share one program, an argument of it."""
@@ -136,7 +163,8 @@ def forward(pool: Pool, images: jax.Array) -> Forward:
         pool: the members, and the heads that learn with them.
         images: `[batch, height, width, channels]` for all members, or `[members, batch, height, width, channels]`.
     """
-    logits, features, early, pullbacks = {}, {}, {}, {}
+    logits, features, pullbacks = {}, {}, {}
+    others: dict[str, dict[str, Any]] = {"early": {}, "maps": {}}
     moved = {name: state.batch_stats for name, state in pool.stacks.items()}
     for stack in pool.spec.stacks:
 
@@ -149,23 +177,24 @@ def forward(pool: Pool, images: jax.Array) -> Forward:
             state.params, state.batch_stats, views, *keys
         )
         (logits[stack.name], features[stack.name], *more), pullbacks[stack.name], moved[stack.name] = passed
-        if more:
-            (early[stack.name],) = more
-    outputs = Outputs(pool.spec.in_member_order(logits), features, pool.heads, early)
+        for kind, of in (more[0] if more else {}).items():
+            others[kind][stack.name] = of
+    outputs = Outputs(pool.spec.in_member_order(logits), features, pool.heads, **others)
     return Forward(pool, outputs, pullbacks, moved)
 
 
 def predict(pool: Pool, images: jax.Array) -> Outputs:
     """The members of `pool` on normalised `images`, in evaluation mode; arguments as of `forward`."""
-    logits, features, early = {}, {}, {}
+    logits, features = {}, {}
+    others: dict[str, dict[str, Any]] = {"early": {}, "maps": {}}
     for stack in pool.spec.stacks:
         views, axis = _views(pool.spec, stack, images)
         apply = jax.vmap(stack.network.predict, in_axes=(0, 0, axis))
         state = pool.stacks[stack.name]
         logits[stack.name], features[stack.name], *more = apply(state.params, state.batch_stats, views)
-        if more:
-            (early[stack.name],) = more
-    return Outputs(pool.spec.in_member_order(logits), features, pool.heads, early)
+        for kind, of in (more[0] if more else {}).items():
+            others[kind][stack.name] = of
+    return Outputs(pool.spec.in_member_order(logits), features, pool.heads, **others)
 
 
 def _keys(pool: Pool, stack: Stack, batch: int) -> tuple[jax.Array, ...]:
@@ -214,7 +243,7 @@ def learn(
     masks = {} if learns is None else passed.pool.spec.by_stack(learns)
     stacks = {}
     for name, state in passed.pool.stacks.items():
-        stack_rate = rate * context.setup.lr_multipliers.get(name, 1.0)
+        stack_rate = rate * context.setup.lr_multipliers.get(owner(name), 1.0)
         params, opt_state = optim.update(
             context.setup.optimizer_of(name), state.params, state.opt_state, grads[name], stack_rate
         )
@@ -229,9 +258,12 @@ def learn(
 def gradients(passed: Forward, cotangent: Outputs) -> dict[str, Params]:
     """The gradients of the members' parameters by stack, and those of the heads, which are their cotangents."""
     pull = jax.vmap(lambda pullback, *outputs: pullback(outputs)[0])
-    logits, early = passed.pool.spec.by_stack(cotangent.logits), cotangent.early
-    of = {name: (logits[name], cotangent.features[name], *([early[name]] if name in early else [])) for name in logits}
-    grads = {name: pull(passed.pullbacks[name], *of[name]) for name in logits}
+    others = {"early": cotangent.early, "maps": cotangent.maps}
+    of = {}
+    for name, logits in passed.pool.spec.by_stack(cotangent.logits).items():
+        more = {kind: by[name] for kind, by in others.items() if name in by}
+        of[name] = (logits, cotangent.features[name], *([more] if more else []))
+    grads = {name: pull(passed.pullbacks[name], *of[name]) for name in of}
     return cotangent.heads | grads
 
 

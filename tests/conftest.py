@@ -18,7 +18,7 @@ from orc_jax import config as configs
 from orc_jax import models, training
 from orc_jax.data import sets
 from orc_jax.data.types import Dataset
-from orc_jax.models import layers, network
+from orc_jax.models import layers, network, points
 from orc_jax.testing import small_config, toy_dataset
 from tests import helpers
 
@@ -36,9 +36,15 @@ class TinyNet(nnx.Module):
         self.fc = make.linear(8, num_classes)
 
     def __call__(self, images):
-        x = nnx.relu(self.bn1(self.conv1(images)))
+        y = self.bn1(self.conv1(images))
+        x = nnx.relu(y)
+        points.note(post=x, preact=x)
+        points.note(post=x, preact=y)
+        points.note_norm(self.bn1)
         layers.branch_point(self, x)
-        x = nnx.relu(self.conv2(x))
+        y = self.conv2(x)
+        x = nnx.relu(y)
+        points.note(post=x, preact=y, pooled=x, norms=jnp.ones((2, 8)))
         features = layers.global_average_pool(x)
         return self.fc(features), features
 
@@ -75,6 +81,7 @@ def tiny_models(monkeypatch):
     for name, model in TINY.items():
         monkeypatch.setitem(models.MODELS, name, model)
         monkeypatch.setitem(models.LAST_STAGE, name, ("conv2", "fc"))
+        monkeypatch.setitem(models.FEATURE_POINTS, name, 3)
 
 
 @pytest.fixture(scope="session")

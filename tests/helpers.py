@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import jax
+import pytest
 from hypothesis import HealthCheck, settings
 
 from orc_jax import evaluate as evaluation
 from orc_jax import training
 from orc_jax.config import reopen, resolve
+from orc_jax.methods import METHODS, ONLINE
 from orc_jax.run import build
 from orc_jax.testing import Stepper, build_run, latest_state
 from orc_jax.workdir import record
@@ -19,6 +21,15 @@ RELAXED = settings(
     database=None,
     derandomize=True,
 )
+
+# Offline methods differ in the loss of a pair: two of them, the simplest and one that has adapters and a memory, stand
+# for all in tests of the program around it. Tests of the others are slow.
+OF_OFFLINE = ("kd", "crd")
+
+
+def each_method(quick=(*ONLINE, *OF_OFFLINE), among=METHODS):
+    """The methods as parameters of a test, those that are not `quick` marked as slow."""
+    return [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in among]
 
 
 def train(config, workdir, console, **options):

@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +12,9 @@ from PIL import Image
 from orc_jax import config as configs
 from orc_jax import plugins
 from orc_jax.errors import UserError
+from orc_jax.run import abstract_state
+from orc_jax.step import make_train_step
+from orc_jax.testing import build_run
 from orc_jax.workdir import metrics
 from tests import own_modules
 from tests.helpers import train
@@ -68,6 +72,18 @@ def test_own_network_and_method(config, page_modules):
     assert config.method_options == "temperature=2.0,weight=0.5"
     config.num_networks, config.assistants = 3, "copies"
     assert configs.resolve(config).method.roles == ("peer", "peer", "target student")
+
+
+def test_own_offline_method(config, toy, page_modules):
+    set_flags(config, flags_of("Own offline method"))
+    assert config.method == "my_pair:hint"
+    run = build_run(config, toy, axis_name=None)
+    assert run.method.roles == ("teacher", "student", "student", "target student") and run.method.frozen == (0,)
+    state = abstract_state(run)
+    assert state.stacks["beside tiny_b"].params["to_teacher.kernel"].shape == (2, 8, 8)
+    step, rows = make_train_step(run.setup, run.method.iterate), jax.ShapeDtypeStruct((16,), np.int32)
+    after = jax.eval_shape(step, state, jax.tree.map(jax.typeof, toy.train), rows)
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
 
 
 def test_own_folder_and_builder(config, console, tmp_path, page_modules):

@@ -15,10 +15,10 @@ import pytest
 from orc_jax import preemption, training
 from orc_jax.data import feed
 from orc_jax.errors import Interrupted, UserError
-from orc_jax.methods import BRANCHED, METHODS
+from orc_jax.methods import BRANCHED
 from orc_jax.testing import assert_identical
 from orc_jax.workdir import checkpoint, metrics
-from tests.helpers import final_state, printed, train
+from tests.helpers import each_method, final_state, printed, train
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("toy_set")
@@ -128,10 +128,9 @@ def test_the_second_signal_ends_what_a_shell_has_started_in_the_background():
 
 # Those with stages, with state besides the members', or with decisions.
 QUICK = {"orc", "takd", "switokd", "pcl", "okddip"}
-CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in METHODS]
 
 
-@pytest.mark.parametrize("method", CASES)
+@pytest.mark.parametrize("method", each_method(QUICK))
 def test_a_run_that_was_asked_to_stop_ends_as_an_uninterrupted_one(method, config, console, tmp_path, monkeypatch, toy):
     """In the middle of an epoch: parameters, optimizer, statistics and the metrics file, bit for bit."""
     config.method, config.num_networks, config.crop_padding, config.pretrain_epochs = method, 3, 1, 1

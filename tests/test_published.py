@@ -8,6 +8,7 @@ import pytest
 from orc_jax import config_files, published
 from orc_jax.config import resolve
 from orc_jax.errors import UserError
+from orc_jax.methods import OFFLINE
 
 ROOT = Path(__file__).parent.parent
 ROWS = published.ROWS
@@ -25,7 +26,7 @@ def test_every_row_can_be_resolved(name):
         assert resolved.config.dataset == "imagenet2012"
     student = parts[-1] if parts[-1] not in ("1t2s", "2t1s") else "MobileNetV1"
     assert resolved.architectures[-1].removeprefix("switokd_") == student
-    if len(parts) == 3 or method == "kd":
+    if len(parts) == 3 or method in OFFLINE:
         assert resolved.architectures[0].removeprefix("switokd_") == parts[-2]
     assert ROWS[name].grade in "ABCD" and ROWS[name].epoch in ("last", "best", "?")
 
@@ -49,7 +50,9 @@ def test_how_a_figure_is_told():
     assert ROWS["pcl/cifar100/resnet32"].text == "74.14 ± 0.16 [B, ?]"
     assert ROWS["takd/cifar100/plane10/plane2"].text == "44.92 [C, best]"
     assert ROWS["orc/cifar10/resnet26/resnet8"].text == "not known"
-    assert len(ROWS) == 13 + 15 + 6 + 5 + 6 + 60
+    assert ROWS["crd/vgg13/vgg8"].text == "73.94 [A, last]"
+    assert ROWS["dist/resnet56/resnet20"].text == "71.75 ± 0.30 [A, ?]"
+    assert len(ROWS) == 13 + 9 * 13 + 11 + 6 + 8 + 2 + 15 + 6 + 5 + 6 + 60
 
 
 def test_recipes_of_some_rows():
@@ -66,6 +69,10 @@ def test_recipes_of_some_rows():
     config = published.config_of("orc/cifar10/resnet26/resnet8")
     assert resolve(config, 1).architectures == ("resnet26", "resnet20", "resnet14", "resnet8")
     assert (config.num_epochs, config.batch_size, config.weight_decay) == (160, 128, 1e-4)
+    config = published.config_of("dkd/resnet56/resnet20")
+    assert (config.dkd.beta, config.num_networks, config.learning_rate, config.batch_size) == (2.0, 2, 0.05, 64)
+    config = published.config_of("reviewkd/resnet32x4/ShuffleV2")
+    assert (config.reviewkd.weight, config.nesterov, config.learning_rate, config.batch_size) == (8.0, True, 0.1, 128)
     config = published.config_of("dgkd/cifar100/wrn_40_2/wrn_16_2")
     assert len(resolve(config, 1).architectures) == 5
     config = published.config_of("okddip/cifar100/vgg16_linears")

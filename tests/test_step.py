@@ -8,10 +8,13 @@ import pytest
 from orc_jax import parallel, processor, verbs
 from orc_jax.data.types import Images
 from orc_jax.evaluate import evaluator
+from orc_jax.methods import METHODS
 from orc_jax.pool import Outputs, Pool
 from orc_jax.step import Evaluation, init_state, make_evaluation_step, make_train_step, reset_totals
 from orc_jax.testing import Stepper, assert_close, assert_identical, batches, build_run, run_steps
 from tests.helpers import stepper_of
+
+PLAIN = METHODS["independent"](["tiny_a"])
 
 
 def test_a_pool_trains_as_its_members_one_by_one(toy, config):
@@ -167,7 +170,7 @@ def test_nan_logits_count_as_wrong(toy, config):
     stepper = stepper_of(config, toy)
     state = stepper.init()
     stacks = jax.tree.map(lambda x: jnp.full_like(x, float("nan")), state.stacks)
-    evaluate = parallel.DataParallel(make_evaluation_step(stepper.run.setup, None), stepper.run.devices, donate=False)
+    evaluate = parallel.DataParallel(make_evaluation_step(stepper.run.setup, PLAIN), stepper.run.devices, donate=False)
     batch = (np.arange(16, dtype=np.int32)[None], np.ones((1, 16), np.float32))
     result = evaluate(stacks, jax.device_put(Images(*toy.test), stepper.run.sharding), batch)
     assert result.top1.sum() == 0 and result.count == 16
@@ -195,7 +198,7 @@ def test_ranks_are_counted_as_numpy_counts_them(toy, config, weights):
     scales = np.array([3.0, -2.0])
     stacks = {"tiny_b": verbs.StackState(params={"scale": scales}, batch_stats={}, opt_state=())}
     data = Images(jnp.asarray(pixels), jnp.asarray(labels))
-    found = make_evaluation_step(setup, None)(stacks, data, (np.arange(40), jnp.asarray(counts)))
+    found = make_evaluation_step(setup, PLAIN)(stacks, data, (np.arange(40), jnp.asarray(counts)))
     logits = scales[:, None, None] * ((pixels[:, 0, :, 0] / 255 - 0.5) / 0.25)[None]
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     probs = np.concatenate([probs, probs.mean(0, keepdims=True)])
@@ -216,7 +219,9 @@ def test_a_methods_own_ensemble_is_evaluated(toy, config):
         return out.logits[0]
 
     step = parallel.DataParallel(
-        make_evaluation_step(stepper.run.setup, of_the_first), stepper.run.devices, donate=False
+        make_evaluation_step(stepper.run.setup, PLAIN._replace(ensemble=of_the_first)),
+        stepper.run.devices,
+        donate=False,
     )
     batch = (np.arange(16, dtype=np.int32)[None], np.ones((1, 16), np.float32))
     found: Evaluation = step(state.stacks, stepper.data, batch)

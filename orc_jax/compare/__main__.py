@@ -4,8 +4,8 @@ python -m orc_jax.compare --config configs/digits.py --methods orc,dgkd,independ
 
 Runs of one seed have in common: the images and their order, the number of epochs, the initial target student, the
 initial member of every position, and the pre-trained teacher. The pool is that of the config, with these exceptions:
-independent trains the target student alone; kd and switokd the teacher and the target student; pcl, one and cl_ilr,
-whose peers are of one architecture, as many copies of the target student. A method of one's own,
+independent trains the target student alone; switokd and the offline methods the teacher and the target student; pcl,
+one and cl_ilr, whose peers are of one architecture, as many copies of the target student. A method of one's own,
 `my_module:my_method`, has that of the config, and config.method_options.
 
 Instead of methods, the values of fields, --sweep orc.beta=0.3,0.9, with one teacher for all; or published rows, each
@@ -28,7 +28,8 @@ FLAGS = flags.FlagValues()
 METHODS = flags.DEFINE_list(
     "methods",
     None,
-    "Which methods, in the order of the table; of your own: my_module:my_method. Default: all.",
+    "Which methods, in the order of the table: names, of your own my_module:my_method, or the words online (those of a "
+    "pool), offline (those of one fixed teacher), all. Default: online,kd.",
     flag_values=FLAGS,
 )
 SWEEP = flags.DEFINE_multi_string(
@@ -65,7 +66,6 @@ def main() -> None:
         if (METHODS.value is not None) + bool(SWEEP.value) + (ROWS.value is not None) > 1:
             raise UserError("--methods, --sweep, --rows: give one of them; accepted is another command for each")
         # Imported late, so that --help and mistakes in the flags are answered at once.
-        from orc_jax import methods
         from orc_jax.compare import variants
         from orc_jax.compare.comparison import ALONE, compare
         from orc_jax.published import ROWS as published
@@ -87,7 +87,7 @@ def main() -> None:
             swept = variants.of_sweep(given.config, SWEEP.value)
             compare(given.config, swept, SEEDS.value, folder, console, baseline=swept[0].name)
             return
-        chosen = variants.of_methods(given.config, METHODS.value or list(methods.METHODS))
+        chosen = variants.of_methods(given.config, METHODS.value or variants.BY_DEFAULT)
         compare(given.config, chosen, SEEDS.value, folder, console, baseline=ALONE)
 
 

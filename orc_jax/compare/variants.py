@@ -11,13 +11,18 @@ from orc_jax import plugins, published, transfer
 from orc_jax.compare.runs import Variant
 from orc_jax.config import flat
 from orc_jax.errors import UserError, require_choice, unknown
-from orc_jax.methods import BRANCHED, METHODS
+from orc_jax.methods import BRANCHED, METHODS, OFFLINE, ONLINE
 
+# Words that stand for several methods; without any, those of the pool and plain distillation are compared.
+FAMILIES: dict[str, Sequence[str]] = {"online": tuple(ONLINE), "offline": tuple(OFFLINE), "all": tuple(METHODS)}
+BY_DEFAULT = ("online", "kd")
+
+PAIR = {"num_networks": 2, "assistants": "ladder"}
 # What differs from the config's pool, by method.
 POOLS = {
     "independent": {"num_networks": 1},
-    "kd": {"num_networks": 2, "assistants": "ladder"},
-    "switokd": {"num_networks": 2, "assistants": "ladder"},
+    "switokd": PAIR,
+    **{method: PAIR for method in OFFLINE},
     **{method: {"assistants": "copies"} for method in BRANCHED},  # and the student in place of the teacher
 }
 
@@ -36,15 +41,17 @@ OF_THE_TEACHER = (
 NOT_SWEPT = ("seed", "pivot_checkpoint", "method_options")
 
 
-def of_methods(config: ConfigDict, methods: Sequence[str]) -> list[Variant]:
-    """Every method with the pool of the config, or the one that it can train.
+def of_methods(config: ConfigDict, names: Sequence[str]) -> list[Variant]:
+    """Every method with the pool of the config, or the one that it can train; by its name, or a word of `FAMILIES`.
 
     Raises:
         UserError: for an unknown method.
     """
-    for method in methods:
-        if not plugins.is_own(method):
-            require_choice("--methods", method, METHODS)
+    methods: list[str] = []
+    for name in names:
+        if not plugins.is_own(name):
+            require_choice("--methods", name, [*METHODS, *FAMILIES])
+        methods += FAMILIES.get(name, [name])
     return [Variant(method, of_method(config, method)) for method in dict.fromkeys(methods)]
 
 

@@ -7,16 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from orc_jax.config import reopen
 from orc_jax.data.augment import normalize
-from orc_jax.data.types import Dataset, Images
 from orc_jax.deploy.finite import require_usable
-from orc_jax.deploy.member import INSTEAD
+from orc_jax.deploy.member import INSTEAD, run_of
 from orc_jax.evaluate import heads
-from orc_jax.run import Run, build
-from orc_jax.verbs import predict
+from orc_jax.methods.base import evaluated
 from orc_jax.workdir import checkpoint, record
-from orc_jax.workdir.record import Record
 
 ENSEMBLE = "ensemble"
 
@@ -33,7 +29,7 @@ def load_ensemble(
             finite.
     """
     there = record.require(workdir)
-    run = _run(there, own)
+    run = run_of(there, own)
     trained = checkpoint.restore_networks(
         workdir, there, which_checkpoint, run.sharding, run.resolved.plugins, heads(run), ema=ema
     )
@@ -43,19 +39,10 @@ def load_ensemble(
 
     @jax.jit
     def probabilities(pool, images):
-        outputs = predict(pool, normalize(images, there.mean, there.std))
+        outputs = evaluated(run.method, pool, normalize(images, there.mean, there.std))
         if run.method.ensemble:
             return jax.nn.softmax(run.method.ensemble(pool, outputs))
         return jax.nn.softmax(outputs.logits).mean(0)
 
     pool = trained.pool.replace(spec=run.spec)
     return lambda images: probabilities(pool, jnp.asarray(images))
-
-
-def _run(there: Record, own: Sequence[str]) -> Run:
-    """The run of a record, on data of which only the shapes are known."""
-    images = np.broadcast_to(np.uint8(0), (there.num_train, *there.image_shape))
-    split = Images(images, np.broadcast_to(np.int32(0), (there.num_train,)))
-    names = there.class_names or tuple(map(str, range(there.num_classes)))
-    dataset = Dataset("", split, split, names, there.image_shape, there.mean, there.std)
-    return build(reopen(there.fields, own), dataset, jax.local_devices()[:1], axis_name=None)

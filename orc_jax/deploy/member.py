@@ -13,12 +13,17 @@ from orc_jax import plugins
 from orc_jax.config import reopen
 from orc_jax.data.augment import normalize
 from orc_jax.data.decode import resize, resize_and_center_crop
+from orc_jax.data.types import Dataset, Images
 from orc_jax.deploy.finite import require_usable
 from orc_jax.errors import UserError, require
+from orc_jax.evaluate import heads
+from orc_jax.methods.base import Method
 from orc_jax.models import Model
 from orc_jax.models.conv import convolution_for
 from orc_jax.models.network import Network, Params, make_network
 from orc_jax.pool import names_of
+from orc_jax.run import Run, build
+from orc_jax.verbs import predict
 from orc_jax.workdir import checkpoint, metrics, record
 from orc_jax.workdir.comparison import of_replica
 from orc_jax.workdir.record import Record
@@ -73,20 +78,33 @@ def load_member(
     step = checkpoint.step_of(workdir, which_checkpoint)
     number = find_member(there, workdir, which_member, step, own)
     imported = plugins.load([("--own", name) for name in own])
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    architecture = there.architectures[number]
-    trained = checkpoint.restore_networks(
-        workdir, there, str(step), device, imported, architectures=[architecture], ema=ema
-    )
-    state = jax.device_get(trained.pool.member(number))
-    name = names_of(there.architectures)[number]
-    require_usable(f"{name} of step {step} in {workdir}", state.params, state.batch_stats, INSTEAD)
+    architecture, name = there.architectures[number], names_of(there.architectures)[number]
+    model = plugins.models([architecture], imported)[architecture]
+    method = _method(there, own)
+    if method and method.deployed:
+        run = run_of(there, own)
+        trained = checkpoint.restore_networks(
+            workdir, there, str(step), run.sharding, run.resolved.plugins, heads(run), ema=ema
+        )
+        pool = trained.pool.replace(spec=run.spec)
+        images = jax.ShapeDtypeStruct((1, *there.image_shape), np.float32)
+        shapes = jax.eval_shape(lambda images: predict(pool, images), images)
+        model, params, batch_stats = method.deployed(pool, shapes, number, model)
+    else:
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        trained = checkpoint.restore_networks(
+            workdir, there, str(step), device, imported, architectures=[architecture], ema=ema
+        )
+        state = trained.pool.member(number)
+        params, batch_stats = state.params, state.batch_stats
+    params, batch_stats = jax.device_get((params, batch_stats))
+    require_usable(f"{name} of step {step} in {workdir}", params, batch_stats, INSTEAD)
     return Member(
         name=name,
         architecture=architecture,
-        model=plugins.models([architecture], imported)[architecture],
+        model=model,
         step=trained.step,
-        weights=(state.params, state.batch_stats),
+        weights=(params, batch_stats),
         num_classes=there.num_classes,
         class_names=there.class_names,
         image_shape=there.image_shape,
@@ -134,14 +152,29 @@ def _plain(text: str) -> str:
     return re.sub(r"[\s_-]", "", text.lower())
 
 
-def _roles(there: Record, own: Sequence[str]) -> Sequence[str]:
-    """The roles of the members; of imported weights, and of a method that is not known here, the last is the target."""
+def _method(there: Record, own: Sequence[str]) -> Method | None:
+    """That of a run; None for imported weights, and if it is not known here."""
     if there.imported is None:
         with contextlib.suppress(UserError):
             resolved = reopen(there.fields, own)
             if resolved.architectures == there.architectures:
-                return resolved.method.roles
-    return [*[""] * (len(there.architectures) - 1), "target student"]
+                return resolved.method
+    return None
+
+
+def _roles(there: Record, own: Sequence[str]) -> Sequence[str]:
+    """The roles of the members; without a method, the last is the target."""
+    method = _method(there, own)
+    return method.roles if method else [*[""] * (len(there.architectures) - 1), "target student"]
+
+
+def run_of(there: Record, own: Sequence[str]) -> Run:
+    """The run of a record, on data of which only the shapes are known."""
+    images = np.broadcast_to(np.uint8(0), (there.num_train, *there.image_shape))
+    split = Images(images, np.broadcast_to(np.int32(0), (there.num_train,)))
+    names = there.class_names or tuple(map(str, range(there.num_classes)))
+    dataset = Dataset("", split, split, names, there.image_shape, there.mean, there.std)
+    return build(reopen(there.fields, own), dataset, jax.local_devices()[:1], axis_name=None)
 
 
 def best_member(workdir: Path, step: int, names: Sequence[str]) -> str:

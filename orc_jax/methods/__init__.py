@@ -2,27 +2,43 @@
 
 from collections.abc import Callable
 
+from orc_jax.methods.at import at
 from orc_jax.methods.base import Method
+from orc_jax.methods.cc import cc
 from orc_jax.methods.cl_ilr import cl_ilr
+from orc_jax.methods.crd import crd
 from orc_jax.methods.dgkd import dgkd
+from orc_jax.methods.dist import dist
+from orc_jax.methods.dkd import dkd
 from orc_jax.methods.dml import dml
+from orc_jax.methods.fitnets import fitnets
 from orc_jax.methods.independent import independent
 from orc_jax.methods.kd import kd
 from orc_jax.methods.kdcl import kdcl
+from orc_jax.methods.nst import nst
+from orc_jax.methods.ofd import ofd
 from orc_jax.methods.okddip import okddip
 from orc_jax.methods.one import one
 from orc_jax.methods.orc import orc
 from orc_jax.methods.pcl import pcl
+from orc_jax.methods.pkt import pkt
+from orc_jax.methods.reviewkd import reviewkd
+from orc_jax.methods.rkd import rkd
+from orc_jax.methods.simkd import simkd
+from orc_jax.methods.sp import sp
 from orc_jax.methods.switokd import switokd
 from orc_jax.methods.takd import takd
+from orc_jax.methods.vid import vid
 
-METHODS: dict[str, Callable[..., Method]] = {
+Factory = Callable[..., Method]
+
+# A pool that learns together; members may be pre-trained.
+ONLINE: dict[str, Factory] = {
     "orc": orc,
     "dgkd": dgkd,
     "takd": takd,
     "switokd": switokd,
     "pcl": pcl,
-    "kd": kd,
     "dml": dml,
     "kdcl": kdcl,
     "okddip": okddip,
@@ -30,5 +46,24 @@ METHODS: dict[str, Callable[..., Method]] = {
     "cl_ilr": cl_ilr,
     "independent": independent,
 }
+# One fixed teacher, and students that learn from it each by itself (see `orc_jax.methods.offline`).
+OFFLINE: dict[str, Factory] = {
+    "kd": kd,
+    "dkd": dkd,
+    "dist": dist,
+    "rkd": rkd,
+    "pkt": pkt,
+    "cc": cc,
+    "crd": crd,
+    "at": at,
+    "sp": sp,
+    "fitnets": fitnets,
+    "vid": vid,
+    "nst": nst,
+    "reviewkd": reviewkd,
+    "ofd": ofd,
+    "simkd": simkd,
+}
+METHODS: dict[str, Factory] = {**ONLINE, **OFFLINE}
 # Their peers are branches of one network, so of one architecture.
 BRANCHED = ("pcl", "one", "cl_ilr")

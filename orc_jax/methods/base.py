@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from orc_jax.data.types import Images
 from orc_jax.errors import UserError
 from orc_jax.losses import correct, cross_entropy
+from orc_jax.models import Model
+from orc_jax.models.network import Params
 from orc_jax.pool import Outputs, Pool, Stacks
-from orc_jax.verbs import Context, Setup
+from orc_jax.verbs import Context, Setup, predict
 
 
 class Stage(NamedTuple):
@@ -75,6 +77,12 @@ class Method(NamedTuple):
         is not finite; None if members learn from all others.
     early: its networks tell what their early layers make of the images, `Outputs.early`: those before the parts that
         `orc_jax.models.LAST_STAGE` names.
+    maps: the kinds of maps of its networks' feature points that it looks at, `Outputs.maps`: some of
+        `orc_jax.models.points.KINDS`.
+    answers: pool, outputs of an evaluation -> logits `[members, batch, classes]` of the members as they are used, where
+        these are not those of their networks alone.
+    deployed: such a member as a network of its own: pool, shapes of the outputs for one image, its number and its
+        model -> a model, its parameters and statistics.
     ensemble: pool, outputs of an evaluation -> logits `[batch, classes]` of the method's own ensemble. Without one, the
         ensemble is the members' mean probability.
     held_out: what the method finds out on held-out training examples, if it does.
@@ -83,6 +91,7 @@ class Method(NamedTuple):
         program.
     decided_by_labels: what `iterate` decides by each sample's one label, which a mixed batch does not have; empty if
         nothing. If it is not None, all that is learnt from labels is `context.label_loss`, which can smooth and mix.
+    indexed: it has to know which examples of the training set a batch is of (`Context.index`), which must be in memory.
     hand_back: for a method with feedback samples: of the members that are neither the pivot teacher nor frozen, losses
         and whether they are wrong, `[students, batch]` -> how many each hands back, and which (see
         `orc_jax.roles.hand_back`).
@@ -98,12 +107,22 @@ class Method(NamedTuple):
     start: Callable[[Setup, Pool, jax.Array], Pool] | None = None
     spares: int | None = None
     early: bool = False
+    maps: tuple[str, ...] = ()
+    answers: Callable[[Pool, Outputs], jax.Array] | None = None
+    deployed: Callable[[Pool, Outputs, int, Model], tuple[Model, Params, Params]] | None = None
     ensemble: Callable[[Pool, Outputs], jax.Array] | None = None
     held_out: HeldOut | None = None
     tied: bool = False
+    indexed: bool = False
     values: tuple[str, ...] = ()
     hand_back: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None = None
     decided_by_labels: str | None = None
+
+
+def evaluated(method: Method, pool: Pool, images: jax.Array) -> Outputs:
+    """What the members make of normalised images as they are used, in evaluation mode."""
+    out = predict(pool, images)
+    return out._replace(logits=method.answers(pool, out)) if method.answers else out
 
 
 def pool_roles(size: int, first: str, others: str) -> tuple[str, ...]:

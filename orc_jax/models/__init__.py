@@ -106,6 +106,15 @@ LAST_STAGE: dict[str, tuple[str, ...]] = {
     "switokd_resnet20": ("layer3", "linear"),
 }
 
+# How many feature points a network has (see `orc_jax.models.points`): what methods compare that look inside.
+FEATURE_POINTS: dict[str, int] = {
+    **dict.fromkeys([*RESNETS, *RESNETS_X4, *WRNS, "wrn_20_8", "resnet110_bottleneck", "switokd_resnet20"], 4),
+    **dict.fromkeys(VGGS, 5),
+    "MobileNetV2": 5,
+    **dict.fromkeys(("ShuffleV1", "ShuffleV2"), 4),
+    **dict.fromkeys(("ResNet18", "ResNet34", "ResNet50", "resnet10", "resnet18", "resnet34", "imagenet_resnet50"), 5),
+}
+
 # Families whose members differ in size alone, with that size: what a ladder of assistants is taken from.
 LADDERS: tuple[dict[str, int], ...] = (
     {name: n for n, name in enumerate(RESNETS, start=1)},

@@ -34,7 +34,7 @@ def torch_uniform(fan_in: int) -> nnx.Initializer:
 class Layers(NamedTuple):
     """The layers of one network, given what all of them share.
 
-    conv: `(in_features, features, kernel_size, *, strides=1, groups=1, bias_init=None) -> nnx.Conv`
+    conv: `(in_features, features, kernel_size, *, strides=1, groups=1, bias_init=None, ...) -> nnx.Conv`
     norm: `(features, *, momentum=0.1) -> BatchNorm`
     linear: `(in_features, features, *, kernel_init, bias_init) -> nnx.Linear`
     """
@@ -78,18 +78,25 @@ def conv(
     strides: int = 1,
     groups: int = 1,
     bias_init: nnx.Initializer | None = None,
+    padding: int | None = None,
+    input_dilation: int = 1,
     kernel_init: nnx.Initializer,
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
-    """A square convolution, padded by `kernel_size // 2` on every side; with a bias if there is an initializer."""
-    pad = kernel_size // 2
+    """A square convolution; with a bias if there is an initializer.
+
+    It is padded on every side by `padding`, or `kernel_size // 2`. With `input_dilation` d it is a transposed one of
+    stride d: PyTorch's with padding p has the kernel flipped, and `kernel_size - 1 - p` here.
+    """
+    pad = kernel_size // 2 if padding is None else padding
     return nnx.Conv(
         in_features,
         features,
         (kernel_size, kernel_size),
         strides,
         padding=((pad, pad), (pad, pad)),
+        input_dilation=input_dilation,
         feature_group_count=groups,
         use_bias=bias_init is not None,
         dtype=dtype,

@@ -12,6 +12,7 @@ from flax import nnx
 
 from orc_jax.models.layers import Given, Layers, apply, global_average_pool, make_layers
 from orc_jax.models.noise import Dropout
+from orc_jax.models.points import note
 
 # (expansion, channels at width 1, blocks, stride of the first block); the last two for small images and for ImageNet.
 SETTINGS = (
@@ -23,6 +24,7 @@ SETTINGS = (
     (6, 160, 3, 2, 2),
     (6, 320, 1, 1, 1),
 )
+POINTS = (1, 2, 4, 6)  # the stages whose outputs are feature points
 NORMAL, ZEROS = nnx.initializers.normal(0.01), nnx.initializers.zeros
 
 
@@ -76,7 +78,14 @@ class MobileNetV2Half(nnx.Module):
         self.classifier = nnx.List([layers.linear(1280, num_classes, kernel_init=NORMAL, bias_init=ZEROS)])
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = apply(self.conv2, apply(self.blocks, apply(self.conv1, images)))
+        x = apply(self.conv1, images)
+        note(post=x, preact=x)
+        for i, stage in enumerate(self.blocks):
+            x = apply(stage, x)
+            if i in POINTS:
+                note(post=x, preact=x)  # a bottleneck has no last activation
+        x = apply(self.conv2, x)
+        note(pooled=x)
         features = global_average_pool(x)
         return apply(self.classifier, features), features
 

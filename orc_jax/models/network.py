@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import Var
 
-from orc_jax.models import Model, noise
+from orc_jax.models import Model, noise, points
 
 Params = dict[str, jax.Array]  # by dotted name: {"layer1.0.conv1.kernel": ..., ...}
 
@@ -40,14 +40,16 @@ def make_network(
     axis_name: str | None = None,
     convolution: Callable = jax.lax.conv_general_dilated,
     early: bool = False,
+    maps: tuple[str, ...] = (),
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
 ) -> Network:
     """The pure functions of a model, one of `MODELS` or of one's own; the arguments are the model's.
 
     `convolution` takes the place of JAX's own in its layers; `orc_jax.models.conv` has those for pools. With `early`,
-    `train` and `predict` give early features after the others (see `layers.branch_point`). `dropout` and
-    `stochastic_depth` are the rates of such layers.
+    or with `maps`, `train` and `predict` give a dict after logits and features: `early`, the early features (see
+    `layers.branch_point`), and `maps`, those kinds of `points.Maps`. `dropout` and `stochastic_depth` are the rates of
+    such layers.
     """
     given = {"image_shape": image_shape, "dtype": jnp.dtype(dtype), "axis_name": axis_name}
 
@@ -81,8 +83,14 @@ def make_network(
         return nnx.merge(graphdef, nnx.from_flat_state(leaves))
 
     def outputs(network, images):
-        result = network(images)
-        return (*result, *jax.tree.leaves(nnx.pop(network, nnx.Intermediate))) if early else result
+        with points.noting(maps) as noted:
+            result = network(images)
+        more: dict[str, Any] = {}
+        if early:
+            (more["early"],) = jax.tree.leaves(nnx.pop(network, nnx.Intermediate))
+        if maps:
+            more["maps"] = {kind: tuple(noted[kind]) for kind in maps}
+        return (*result, more) if more else result
 
     def init(key):
         network = build(key)

@@ -27,6 +27,7 @@ from orc_jax.models.layers import (
     max_pool,
 )
 from orc_jax.models.noise import StochasticDepth
+from orc_jax.models.points import note, note_norm
 
 
 class Block(nnx.Module):
@@ -53,11 +54,15 @@ class Block(nnx.Module):
         self.shortcut_name = shortcut
         self.depth = len(shapes)
 
-    def __call__(self, x):
+    def before(self, x):
+        """The sum, before the last ReLU."""
         y = x
         for i in range(1, self.depth + 1):
             y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(nnx.relu(y) if i > 1 else y))
-        return nnx.relu(apply(getattr(self, self.shortcut_name), x) + self.drop(y))
+        return apply(getattr(self, self.shortcut_name), x) + self.drop(y)
+
+    def __call__(self, x):
+        return nnx.relu(self.before(x))
 
 
 def pad(x: jax.Array, *, features: int) -> jax.Array:
@@ -121,9 +126,15 @@ class ResNet(nnx.Module):
         x = nnx.relu(self.bn1(self.conv1(images)))
         if self.stem == "large":
             x = max_pool(x, 3, strides=2, padding=1)
+        note(post=x, preact=x)
         for stage in self.stages:
             if stage == self.stages[-1]:
                 branch_point(self, x)
-            x = apply(getattr(self, stage), x)
+            *blocks, last = getattr(self, stage)
+            y = last.before(apply(blocks, x))
+            x = nnx.relu(y)
+            note(post=x, preact=y)
+            note_norm(getattr(last, f"bn{last.depth}"))
+        note(pooled=x)
         features = global_average_pool(x)
         return getattr(self, self.head)(features), features

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from orc_jax.models.layers import Given, Layers, apply, branch_point, global_average_pool, make_layers, torch_default
+from orc_jax.models.points import asked, note
 
 
 def shuffle(x: jax.Array, groups: int) -> jax.Array:
@@ -33,15 +34,19 @@ class UnitV1(nnx.Module):
         self.conv3 = layers.conv(inner, features, 1, groups=groups)
         self.bn3 = layers.norm(features)
 
-    def __call__(self, x):
+    def before(self, x):
+        """Its output before the last ReLU."""
         y = shuffle(nnx.relu(self.bn1(self.conv1(x))), self.groups)
         y = nnx.relu(self.bn2(self.conv2(y)))  # the ReLU is RepDistiller's, not the paper's
         y = self.bn3(self.conv3(y))
         if not self.is_first:
-            return nnx.relu(x + y)
+            return x + y
         sides: Any = ((1, 1), (1, 1))
         pooled = nnx.avg_pool(x, (3, 3), (2, 2), sides)  # the padding counts in the mean
-        return nnx.relu(jnp.concatenate([y, pooled], axis=-1))
+        return jnp.concatenate([y, pooled], axis=-1)
+
+    def __call__(self, x):
+        return nnx.relu(self.before(x))
 
 
 class DownUnitV2(nnx.Module):
@@ -68,9 +73,10 @@ class DownUnitV2(nnx.Module):
 
 
 class UnitV2(nnx.Module):
-    """One half of the channels passes, the other goes through 1x1, depthwise 3x3, 1x1."""
+    """One half of the channels passes, the other goes through 1x1, depthwise 3x3, 1x1. A stage's `last` is noted."""
 
-    def __init__(self, layers: Layers, features):
+    def __init__(self, layers: Layers, features, *, last):
+        self.last = last
         half = features // 2
         self.conv1 = layers.conv(half, half, 1)
         self.bn1 = layers.norm(half)
@@ -82,8 +88,13 @@ class UnitV2(nnx.Module):
     def __call__(self, x):
         passed, x = jnp.split(x, 2, axis=-1)
         x = nnx.relu(self.bn1(self.conv1(x)))
-        x = nnx.relu(self.bn3(self.conv3(self.bn2(self.conv2(x)))))
-        return shuffle(jnp.concatenate([passed, x], axis=-1), 2)
+        y = self.bn3(self.conv3(self.bn2(self.conv2(x))))
+        x = shuffle(jnp.concatenate([passed, nnx.relu(y)], axis=-1), 2)
+        if self.last:
+            note(post=x)
+            if asked("preact"):  # not shuffled, so that channels are in another order, as RepDistiller has it
+                note(preact=jnp.concatenate([passed, y], axis=-1))
+        return x
 
 
 class ShuffleV1(nnx.Module):
@@ -104,9 +115,15 @@ class ShuffleV1(nnx.Module):
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = nnx.relu(self.bn1(self.conv1(images)))
-        x = apply(self.layer2, apply(self.layer1, x))
-        branch_point(self, x)
-        x = apply(self.layer3, x)
+        note(post=x, preact=x)
+        for stage in (self.layer1, self.layer2, self.layer3):
+            if stage is self.layer3:
+                branch_point(self, x)
+            *units, last = stage
+            y = last.before(apply(units, x))
+            x = nnx.relu(y)
+            note(post=x, preact=y)
+        note(pooled=x)
         features = global_average_pool(x)
         return self.linear(features), features
 
@@ -121,7 +138,10 @@ class ShuffleV2(nnx.Module):
 
         def stage(in_features, features, count):
             return nnx.List(
-                [DownUnitV2(layers, in_features, features), *(UnitV2(layers, features) for _ in range(count))]
+                [
+                    DownUnitV2(layers, in_features, features),
+                    *(UnitV2(layers, features, last=i == count - 1) for i in range(count)),
+                ]
             )
 
         self.layer1, self.layer2, self.layer3 = stage(24, 116, 3), stage(116, 232, 7), stage(232, 464, 3)
@@ -131,8 +151,11 @@ class ShuffleV2(nnx.Module):
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = nnx.relu(self.bn1(self.conv1(images)))
+        note(post=x, preact=x)
         x = apply(self.layer2, apply(self.layer1, x))
         branch_point(self, x)
         x = apply(self.layer3, x)
-        features = global_average_pool(nnx.relu(self.bn2(self.conv2(x))))
+        x = nnx.relu(self.bn2(self.conv2(x)))
+        note(pooled=x)
+        features = global_average_pool(x)
         return self.linear(features), features

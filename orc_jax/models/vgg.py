@@ -12,6 +12,7 @@ from flax import nnx
 from orc_jax.errors import require
 from orc_jax.models.layers import Given, apply, branch_point, global_average_pool, make_layers, max_pool
 from orc_jax.models.noise import Dropout
+from orc_jax.models.points import note, note_norm
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks
 
@@ -52,9 +53,15 @@ class VGG(nnx.Module):
         for i in range(len(WIDTHS)):
             if i == len(WIDTHS) - 1:
                 branch_point(self, x)
-            x = apply(getattr(self, f"block{i}"), x)
+            *layers, activation = getattr(self, f"block{i}")
+            y = apply(layers, x)
+            x = activation(y)
+            note(post=x, preact=y if i else x)
+            if i:
+                note_norm(layers[-1])
             if i < 3 or (i == 3 and images.shape[1] == 64):
                 x = max_pool(x, 2, strides=2)
+        note(pooled=x)
         features = global_average_pool(x)
         return self.classifier(features), features
 

@@ -11,12 +11,16 @@ from flax import nnx
 
 from orc_jax.models.layers import Given, Layers, apply, branch_point, global_average_pool, make_layers, xavier_sqrt_2
 from orc_jax.models.noise import Dropout
+from orc_jax.models.points import note, note_norm
 
 
 class Block(nnx.Module):
-    """Pre-activation block; where the width changes, the activated input also feeds the projection."""
+    """Pre-activation block; where the width changes, the activated input also feeds the projection.
 
-    def __init__(self, layers: Layers, in_features, features, *, strides):
+    One that `follows` a stage notes its first normalisation: that of the stage's output.
+    """
+
+    def __init__(self, layers: Layers, in_features, features, *, strides, follows):
         self.bn1 = layers.norm(in_features)
         self.conv1 = layers.conv(in_features, features, 3, strides=strides)
         self.bn2 = layers.norm(features)
@@ -24,22 +28,30 @@ class Block(nnx.Module):
         self.conv2 = layers.conv(features, features, 3)
         projects = in_features != features
         self.convShortcut = layers.conv(in_features, features, 1, strides=strides) if projects else None
+        self.follows = follows
 
     def __call__(self, x):
-        activated = nnx.relu(self.bn1(x))
+        normed = self.bn1(x)
+        if self.follows:
+            note(preact=normed)
+            note_norm(self.bn1)
+        activated = nnx.relu(normed)
         y = self.conv2(self.dropout(nnx.relu(self.bn2(self.conv1(activated)))))
         return y + (x if self.convShortcut is None else self.convShortcut(activated))
 
 
 class Stage(nnx.Module):
-    """Blocks of one width; the first may change resolution and width."""
+    """Blocks of one width; the first may change resolution and width. Its output is noted raw, a sum of both signs."""
 
-    def __init__(self, layers: Layers, in_features, features, *, blocks, strides):
-        first = Block(layers, in_features, features, strides=strides)
-        self.layer = nnx.List([first, *(Block(layers, features, features, strides=1) for _ in range(blocks - 1))])
+    def __init__(self, layers: Layers, in_features, features, *, blocks, strides, follows):
+        first = Block(layers, in_features, features, strides=strides, follows=follows)
+        rest = [Block(layers, features, features, strides=1, follows=False) for _ in range(blocks - 1)]
+        self.layer = nnx.List([first, *rest])
 
     def __call__(self, x):
-        return apply(self.layer, x)
+        x = apply(self.layer, x)
+        note(post=x)
+        return x
 
 
 class WideResNet(nnx.Module):
@@ -61,17 +73,22 @@ class WideResNet(nnx.Module):
     ):
         layers = make_layers(**given)
         self.conv1 = layers.conv(image_shape[-1], 16, 3)
-        self.block1 = Stage(layers, 16, 16 * widen, blocks=blocks, strides=1)
-        self.block2 = Stage(layers, 16 * widen, 32 * widen, blocks=blocks, strides=2)
-        self.block3 = Stage(layers, 32 * widen, 64 * widen, blocks=blocks, strides=2)
+        self.block1 = Stage(layers, 16, 16 * widen, blocks=blocks, strides=1, follows=False)
+        self.block2 = Stage(layers, 16 * widen, 32 * widen, blocks=blocks, strides=2, follows=True)
+        self.block3 = Stage(layers, 32 * widen, 64 * widen, blocks=blocks, strides=2, follows=True)
         self.bn1 = layers.norm(64 * widen)
         self.fc = layers.linear(64 * widen, num_classes, bias_init=nnx.initializers.zeros)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = self.block2(self.block1(self.conv1(images)))
+        x = self.conv1(images)
+        note(post=x, preact=x)
+        x = self.block2(self.block1(x))
         branch_point(self, x)
-        x = self.block3(x)
-        features = global_average_pool(nnx.relu(self.bn1(x)))
+        normed = self.bn1(self.block3(x))
+        x = nnx.relu(normed)
+        note(preact=normed, pooled=x)
+        note_norm(self.bn1)
+        features = global_average_pool(x)
         return self.fc(features), features
 
 

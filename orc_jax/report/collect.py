@@ -21,6 +21,7 @@ from orc_jax.data.types import Dataset, Images, Records, size
 from orc_jax.errors import UserError
 from orc_jax.evaluate import heads
 from orc_jax.losses import correct, cross_entropy
+from orc_jax.methods.base import evaluated
 from orc_jax.models.network import make_network, weight_shapes
 from orc_jax.pool import Pool, names_of
 from orc_jax.report import measures
@@ -186,7 +187,7 @@ def predictions(networks: Networks, max_examples: int) -> Predicted:
     ensemble = networks.run.method.ensemble
 
     def outputs_of(pool: Pool, images: jax.Array) -> tuple[jax.Array, ...]:
-        out = predict(pool, images)
+        out = evaluated(networks.run.method, pool, images)
         joint = ensemble(pool, out) if ensemble else out.logits[0, :, :0]
         return jnp.moveaxis(out.logits, 0, 1), joint, *(_features(pool, out.features, m) for m in (0, pool.size - 1))
 

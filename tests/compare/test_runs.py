@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from orc_jax.compare import runs
-from orc_jax.compare.variants import of_methods, of_rows, of_sweep, split
+from orc_jax.compare.variants import BY_DEFAULT, of_methods, of_rows, of_sweep, split
+from orc_jax.config import resolve
 from orc_jax.errors import UserError
+from orc_jax.methods import METHODS, OFFLINE, ONLINE
 from orc_jax.run import build
 from orc_jax.step import init_stacks
 from orc_jax.workdir import metrics
@@ -34,6 +36,17 @@ def test_runs_of_a_seed_start_from_the_same_target_student(short, toy, tmp_path)
         targets.append(np.asarray(stack.params["conv2.kernel"][-1]))
     for other in targets[1:]:
         np.testing.assert_array_equal(targets[0], other)
+
+
+def test_words_that_stand_for_methods(short):
+    def names(*words):
+        return [variant.name for variant in of_methods(short, words)]
+
+    assert names("online") == list(ONLINE) and names("offline") == list(OFFLINE) and names("all") == list(METHODS)
+    assert names(*BY_DEFAULT) == [*ONLINE, "kd"]
+    assert names("rkd", "offline") == ["rkd", *(name for name in OFFLINE if name != "rkd")]  # each once
+    for variant in of_methods(short, ["offline"]):
+        assert resolve(variant.config).architectures == ("tiny_a", "tiny_b")
 
 
 def test_mistakes_are_told_before_the_first_run(short, tmp_path):

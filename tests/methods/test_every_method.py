@@ -9,7 +9,7 @@ import pytest
 from orc_jax.config import resolve
 from orc_jax.data.augment import none
 from orc_jax.data.types import Images
-from orc_jax.methods import BRANCHED, METHODS
+from orc_jax.methods import BRANCHED, METHODS, OFFLINE, ONLINE
 from orc_jax.methods.base import Stage
 from orc_jax.methods.dgkd import stages
 from orc_jax.methods.orc import PROMOTED
@@ -19,7 +19,7 @@ from orc_jax.run import build, values_of
 from orc_jax.step import augment, make_train_step
 from orc_jax.testing import assert_close, assert_devices_agree, build_run
 from orc_jax.workdir import metrics
-from tests.helpers import evaluate, printed, stepper_of, train
+from tests.helpers import each_method, evaluate, printed, stepper_of, train
 
 pytestmark = pytest.mark.usefixtures("toy_set")
 
@@ -43,19 +43,16 @@ SAID = {
         "shares": (PROMOTED,),
         "stages": (PIVOT,),
         "spares": 2,
-        "values": ("temperature", "beta", "pivot_lr_multiplier"),
     },
     "dgkd": {
         "roles": ("teacher", "assistant", "assistant", "target student"),
         "stages": stages("dgkd", 4),
         "frozen": (0, 1, 2),
-        "values": ("temperature", "lam"),
     },
     "takd": {
         "roles": ("teacher", "assistant", "assistant", "target student"),
         "stages": stages("takd", 4),
         "frozen": (0, 1, 2),
-        "values": ("temperature", "lam"),
     },
     "switokd": {
         "roles": ("teacher", "student", "student", "target student"),
@@ -63,38 +60,59 @@ SAID = {
         "shares": (EXPERT_MODE,),
     },
     "pcl": {"roles": ("peer", "peer", "peer", "target student"), "views": 4, "tied": True},
-    "kd": {
-        "roles": ("teacher", "student", "student", "target student"),
-        "stages": (PIVOT,),
-        "frozen": (0,),
-        "values": ("temperature", "alpha"),
-    },
     "dml": {"roles": ("peer", "peer", "peer", "target student")},
     "kdcl": {
         "roles": ("peer", "peer", "peer", "target student"),
         "views": 4,
-        "values": ("temperature", "lam"),
     },
     "okddip": {"roles": ("auxiliary peer", "auxiliary peer", "auxiliary peer", "target student")},
     "one": {"roles": ("peer", "peer", "peer", "target student"), "early": True, "tied": True},
     "cl_ilr": {"roles": ("peer", "peer", "peer", "target student"), "tied": True},
     "independent": {"roles": ("member", "member", "member", "target student"), "spares": 2},
+    **{
+        name: {"roles": ("teacher", "student", "student", "target student"), "stages": (PIVOT,), "frozen": (0,)}
+        for name in OFFLINE
+    },
 }
+SAID["crd"]["indexed"] = True
+VALUES = {
+    "orc": ("temperature", "beta", "pivot_lr_multiplier"),
+    "dgkd": ("temperature", "lam"),
+    "takd": ("temperature", "lam"),
+    "kdcl": ("temperature", "lam"),
+    "kd": ("temperature", "alpha", "weight"),
+    "dkd": ("temperature", "alpha", "beta"),
+    "dist": ("temperature", "beta", "gamma"),
+    "rkd": ("distance_weight", "angle_weight"),
+    "pkt": ("weight",),
+    "cc": ("weight",),
+    "crd": ("weight", "temperature"),
+    **dict.fromkeys(("at", "sp", "nst", "fitnets", "vid", "ofd", "reviewkd"), ("weight",)),
+}
+WITH_ADAPTERS = {"cc", "crd", "fitnets", "vid", "ofd", "reviewkd", "simkd"}
 FUNCTIONS = {
-    "start": {"pcl", "okddip", "one", "cl_ilr"},  # have heads, or tie what they share
+    "start": {"pcl", "okddip", "one", "cl_ilr", *WITH_ADAPTERS},  # have heads, or tie what they share
+    "answers": {"simkd"},  # whose members are used otherwise than by their networks alone
+    "deployed": {"simkd"},
     "ensemble": {"pcl", "one"},  # have one of their own
     "hand_back": {"orc"},  # has feedback samples
 }
+MAPS = {
+    **dict.fromkeys(("at", "sp", "nst", "fitnets", "vid"), ("post",)),
+    "reviewkd": ("post", "preact"),
+    "ofd": ("preact", "norms"),
+    "simkd": ("post", "pooled"),
+}
 NOT_SAID = (*FUNCTIONS, "iterate", "decided_by_labels")  # the last in test_mixing.py
 PLAIN = {"metrics": SCORES, "shares": (), "views": 1, "stages": (), "frozen": (), "spares": None}
-PLAIN |= {"held_out": None, "early": False, "values": (), "tied": False}
+PLAIN |= {"held_out": None, "early": False, "tied": False, "indexed": False}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_says_of_itself(name):
     method = METHODS[name](["resnet20"] * 4)
     said = {field: value for field, value in method._asdict().items() if field not in NOT_SAID}
-    assert said == PLAIN | SAID[name]
+    assert said == PLAIN | {"values": VALUES.get(name, ()), "maps": MAPS.get(name, ())} | SAID[name]
     for field, methods in FUNCTIONS.items():
         assert (getattr(method, field) is not None) == (name in methods), field
     assert {share.metric for share in method.shares} <= set(method.metrics)
@@ -114,7 +132,7 @@ def test_what_follows_from_options():
     assert PROMOTED.adds_up and not EXPERT_MODE.adds_up
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name](["resnet20"] * 4).values])
+@pytest.mark.parametrize("method", each_method((*ONLINE, "kd"), among=VALUES))
 def test_runs_that_differ_in_values_share_one_program(method, config, toy):
     """The program is the same text, and does what that with the values in it does."""
     for_method(config, method)
@@ -140,7 +158,7 @@ def test_runs_that_differ_in_values_share_one_program(method, config, toy):
     assert not np.array_equal(*kernels)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", each_method((*ONLINE, "kd")))
 def test_training_and_evaluation_from_the_checkpoint(method, config, console, tmp_path):
     for_method(config, method)
     train(config, tmp_path / "run", console)

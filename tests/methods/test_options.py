@@ -5,7 +5,7 @@ import pytest
 from orc_jax.config import default, resolve
 from orc_jax.defaults import options_of
 from orc_jax.errors import UserError
-from orc_jax.methods import BRANCHED, METHODS
+from orc_jax.methods import BRANCHED, METHODS, OFFLINE
 
 # As the papers have them, or their authors' code; docs/methods.md says where neither tells. 80 of 300 epochs are
 # 0.2667 of a run.
@@ -45,7 +45,28 @@ DEFAULTS = {
         "trunk_statistics": "mean",
         "classifiers": "own",
     },
-    "kd": {"temperature": 4.0, "alpha": 0.9},
+    "kd": {"temperature": 4.0, "alpha": 0.9, "weight": 1.0, "standardize": False},
+    "dkd": {"temperature": 4.0, "alpha": 1.0, "beta": 8.0, "warmup_epochs": 20, "standardize": False},
+    "dist": {"temperature": 4.0, "beta": 2.0, "gamma": 2.0},
+    "rkd": {"distance_weight": 25.0, "angle_weight": 50.0},
+    "pkt": {"weight": 30000.0},
+    "cc": {"weight": 0.02, "dim": 128},
+    "crd": {
+        "weight": 0.8,
+        "temperature": 0.07,
+        "dim": 128,
+        "negatives": 16384,
+        "momentum": 0.5,
+        "replacement": False,
+    },
+    "at": {"weight": 1000.0, "power": 2},
+    "sp": {"weight": 3000.0},
+    "fitnets": {"weight": 100.0, "layer": 2},
+    "vid": {"weight": 1.0, "trained_variance": True},
+    "nst": {"weight": 50.0},
+    "reviewkd": {"weight": 5.0, "warmup_epochs": 20},
+    "ofd": {"weight": 1.0},
+    "simkd": {"factor": 2},
     "dml": {"temperature": 1.0, "targets": "each", "target_gradient": False, "sequential": False},
     "kdcl": {"temperature": 2.0, "lam": 1.0, "target": "minlogit", "own_augmentation": True, "held_out": 0.1},
     "okddip": {
@@ -76,6 +97,16 @@ def test_defaults_are_those_of_the_papers():
 
 
 TEMPERATURES = [name for name, options in DEFAULTS.items() if "temperature" in options]
+AT_LEAST_0 = {
+    "one": ["weight"],
+    "cl_ilr": ["weight"],
+    "kd": ["weight"],
+    "dkd": ["alpha", "beta"],
+    "dist": ["beta", "gamma"],
+    "rkd": ["distance_weight", "angle_weight"],
+    "pkt": ["weight"],
+    **dict.fromkeys(("cc", "crd", "at", "sp", "nst", "fitnets", "vid", "ofd", "reviewkd"), ("weight",)),
+}
 REFUSED = [
     *(
         (name, {"temperature": value}, f"config.{name}.temperature={value}: must be greater than 0")
@@ -139,7 +170,20 @@ REFUSED = [
     ("pcl", {"rampup_fraction": -0.1}, "config.pcl.rampup_fraction=-0.1: must be between 0 and 1"),
     ("pcl", {"trunk_statistics": "all"}, "config.pcl.trunk_statistics='all' is not known.*mean, each"),
     ("pcl", {"classifiers": "same"}, "config.pcl.classifiers='same' is not known.*own, equal"),
-    *((name, {"weight": -1.0}, f"config.{name}.weight=-1.0: must be at least 0") for name in ("one", "cl_ilr")),
+    *(
+        (name, {option: -1.0}, f"config.{name}.{option}=-1.0: must be at least 0")
+        for name, options in AT_LEAST_0.items()
+        for option in options
+    ),
+    ("dkd", {"warmup_epochs": -1}, "config.dkd.warmup_epochs=-1: must be at least 0"),
+    ("at", {"power": 0}, "config.at.power=0: must be at least 1"),
+    ("fitnets", {"layer": 4}, "config.fitnets.layer=4: must be from 0 to 3"),
+    ("reviewkd", {"warmup_epochs": -1}, "config.reviewkd.warmup_epochs=-1: must be at least 0"),
+    ("simkd", {"factor": 0}, "config.simkd.factor=0: must be at least 1"),
+    ("cc", {"dim": 0}, "config.cc.dim=0: must be at least 1"),
+    ("crd", {"dim": 0}, "config.crd.dim=0: must be at least 1"),
+    ("crd", {"negatives": 0}, "config.crd.negatives=0: must be at least 1"),
+    ("crd", {"momentum": 1.0}, r"config.crd.momentum=1.0: must be in \[0, 1\)"),
     *((name, {"rampup_fraction": 2.0}, f"config.{name}.rampup_fraction=2.0: must be") for name in ("one", "cl_ilr")),
     ("cl_ilr", {"label_weight": -1.0}, "config.cl_ilr.label_weight=-1.0: must be at least 0"),
     ("pcl", {"ema_decay": 1.0}, r"config.pcl.ema_decay=1.0: must be in \[0, 1\)"),
@@ -174,7 +218,12 @@ AT_THE_LIMIT = {
     "takd": [{"lam": 0.0}, {"lam": 1.0}],
     "switokd": [{"num_teachers": 4}],
     "pcl": [{"rampup_fraction": 0.0, "ema_decay": 0.0}, {"rampup_fraction": 1.0, "ema_decay": 0.9999}],
-    "kd": [{"alpha": 0.0}, {"alpha": 1.0}],
+    "kd": [{"alpha": 0.0}, {"alpha": 1.0, "weight": 0.0}],
+    **{
+        name: [dict.fromkeys(AT_LEAST_0[name], 0.0)]
+        for name in ("dkd", "dist", "rkd", "pkt", "cc", "crd", "at", "sp", "fitnets", "vid", "nst", "ofd", "reviewkd")
+    },
+    "simkd": [{"factor": 1}, {"factor": 10**6}],
     "dml": [{"temperature": 1e-9}],
     "kdcl": [{"lam": 0.0}],
     "okddip": [{"weight": 0.0, "rampup_fraction": 0.0, "projection_divisor": 1}, {"rampup_fraction": 1.0}],
@@ -209,7 +258,7 @@ def test_a_method_from_scratch_refuses_a_pivot_teacher():
     """And one with a pivot teacher takes it."""
     for method in METHODS:
         config = of_method(method, pivot_checkpoint="somewhere")
-        if method in ("orc", "dgkd", "takd", "kd"):
+        if method in ("orc", "dgkd", "takd", *OFFLINE):
             resolve(config, 1)
         else:
             with pytest.raises(
