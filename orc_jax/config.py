@@ -48,7 +48,13 @@ class Resolved(NamedTuple):
     def with_values(self, fields: Collection[str]) -> "Resolved":
         """The same where those of `fields` that can be are arguments of the compiled step: runs that differ in these
         alone share one program."""
-        can = {"learning_rate", *(f"{self.config.method}.{option}" for option in self.method.values)}
+        decays = ["weight_decay"] if self.config.weight_decay else []  # without any, the optimizer's state is another
+        can = {
+            "learning_rate",
+            "label_smoothing",
+            *decays,
+            *(f"{self.config.method}.{option}" for option in self.method.values),
+        }
         return self._replace(values=tuple(sorted(can.intersection(fields))))
 
     def replace(self, **fields: Any) -> "Resolved":

@@ -148,7 +148,7 @@ def _advance(
                 step += count
                 meter.dispatched(step, state, count)
                 leaving = stop.requested() and step < run.num_steps
-                results: list[dict[str, Any] | None] = [None] * count_of
+                results: Sequence[dict[str, Any] | None] = [None] * count_of
                 if step == end:
                     reports = meter.report(step, epoch, state)
                     state = reset_totals(state)

@@ -23,10 +23,10 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 
 
-def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float | jax.Array) -> jax.Array:
     """`cross_entropy` with labels that leave a share `smoothing` to all classes alike (Szegedy et al., 2016)."""
     hard = cross_entropy(logits, labels)
-    if not smoothing:
+    if isinstance(smoothing, float) and not smoothing:
         return hard
     return (1.0 - smoothing) * hard - smoothing * jax.nn.log_softmax(logits.astype(jnp.float32)).mean(-1)
 

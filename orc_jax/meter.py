@@ -25,7 +25,7 @@ IN_FLIGHT = 2
 class Meter:
     """Told of every call of the step, it waits for those before, and shows what they came to."""
 
-    def __init__(self, runs: Sequence[Run], bar: Bar, logs: Sequence[MetricsLog], check: Callable[[jax.Array], None]):
+    def __init__(self, runs: Sequence[Run], bar: Bar, logs: Sequence[MetricsLog], check: Callable[[Any], None]):
         self.runs, self.bar, self.logs, self.check = runs, bar, logs, check
         self.config = runs[0].config
         self.unfinished: collections.deque[tuple[int, int, Any]] = collections.deque()

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.models.network import Params
 
+Decay = float | jax.Array  # the latter an argument of the program, greater than 0
 Mask = Callable[[Params], dict[str, bool]] | None  # which parameters of a member decay; None: all
 
 
@@ -33,40 +34,44 @@ def kernels(params: Params) -> dict[str, bool]:
     return {name: is_kernel(name, parameter) for name, parameter in params.items()}
 
 
+def _decays(weight_decay: Decay) -> bool:
+    return not isinstance(weight_decay, float) or weight_decay > 0
+
+
 def sgd_direction(
-    momentum: float, nesterov: bool, weight_decay: float, mask: Mask = None
+    momentum: float, nesterov: bool, weight_decay: Decay, mask: Mask = None
 ) -> optax.GradientTransformation:
     """PyTorch's SGD at rate 1: weight decay is added to the gradient, before the momentum."""
-    transforms = [optax.add_decayed_weights(weight_decay, mask)] if weight_decay else []
+    transforms = [optax.add_decayed_weights(weight_decay, mask)] if _decays(weight_decay) else []
     if momentum:
         transforms.append(optax.trace(momentum, nesterov))
     return optax.chain(*transforms) if transforms else optax.identity()
 
 
-def adam_direction(weight_decay: float, mask: Mask = None) -> optax.GradientTransformation:
+def adam_direction(weight_decay: Decay, mask: Mask = None) -> optax.GradientTransformation:
     """PyTorch's Adam at rate 1, with its numbers: weight decay is added to the gradient, before the moments."""
-    decay = [optax.add_decayed_weights(weight_decay, mask)] if weight_decay else []
+    decay = [optax.add_decayed_weights(weight_decay, mask)] if _decays(weight_decay) else []
     return optax.chain(*decay, optax.scale_by_adam())
 
 
 # The others, as optax composes them, with its numbers: weight decay is no part of the gradient, but of the direction.
-def adamw_direction(weight_decay: float, mask: Mask = None) -> optax.GradientTransformation:
+def adamw_direction(weight_decay: Decay, mask: Mask = None) -> optax.GradientTransformation:
     """PyTorch's AdamW at rate 1, with its numbers."""
     return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(weight_decay, mask))
 
 
-def lamb_direction(weight_decay: float, mask: Mask = None) -> optax.GradientTransformation:
+def lamb_direction(weight_decay: Decay, mask: Mask = None) -> optax.GradientTransformation:
     """LAMB (You et al.; 2020) at rate 1: each parameter's step is as long as the parameter."""
     decay = optax.add_decayed_weights(weight_decay, mask)
     return optax.chain(optax.scale_by_adam(eps=1e-6), decay, optax.scale_by_trust_ratio())
 
 
-def lion_direction(weight_decay: float, mask: Mask = None) -> optax.GradientTransformation:
+def lion_direction(weight_decay: Decay, mask: Mask = None) -> optax.GradientTransformation:
     """Lion (Chen et al.; 2023) at rate 1: the sign of the momentum."""
     return optax.chain(optax.scale_by_lion(), optax.add_decayed_weights(weight_decay, mask))
 
 
-def muon_direction(weight_decay: float, mask: Mask = None) -> optax.GradientTransformation:
+def muon_direction(weight_decay: Decay, mask: Mask = None) -> optax.GradientTransformation:
     """Muon (Jordan; 2024) at rate 1: kernels by their orthogonalised momentum, all else by AdamW, as optax has it.
 
     A convolution is a matrix from all that it sees to its channels. Steps are as large as AdamW's (Liu et al.; 2025,
@@ -84,7 +89,7 @@ def muon_direction(weight_decay: float, mask: Mask = None) -> optax.GradientTran
 
 
 # By name: config, weight decay and mask -> direction.
-KINDS: dict[str, Callable[[ConfigDict, float, Mask], optax.GradientTransformation]] = {
+KINDS: dict[str, Callable[[ConfigDict, Decay, Mask], optax.GradientTransformation]] = {
     "sgd": lambda config, *decay: sgd_direction(config.momentum, config.nesterov, *decay),
     "adam": lambda config, *decay: adam_direction(*decay),
     "adamw": lambda config, *decay: adamw_direction(*decay),
@@ -125,7 +130,7 @@ def by_architecture(field: str, text: str, names: Sequence[str]) -> dict[str, An
 def optimizer(
     config: ConfigDict,
     kind: str | None = None,
-    weight_decay: float | None = None,
+    weight_decay: Decay | None = None,
     layer_rates: Mapping[str, float] | None = None,
     frozen: Collection[str] = (),
 ) -> optax.GradientTransformation:

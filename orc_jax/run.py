@@ -1,9 +1,10 @@
 """A run, built from its config: the parts that training and evaluation share, none of which changes."""
 
+import functools
 import json
 import math
-from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +112,7 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
     classifiers = _classifiers(resolved, dataset) if config.frozen or config.classifier_lr_multiplier != 1 else {}
     parts = {stack.name: weight_shapes(stack.network)[0] for stack in spec.stacks} if config.frozen else {}
     frozen = {name: transfer.frozen(config.frozen, name, of, classifiers[name]) for name, of in parts.items()}
+    optimizers = functools.partial(_optimizers, resolved, spec, dataset.image_shape, classifiers, frozen)
     setup = Setup(
         spec=spec,
         image_shape=dataset.image_shape,
@@ -123,10 +125,8 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         views=method.views,
         num_steps=num_steps,
         axis_name=axis_name,
-        unit_rate=schedules.learning_rate_schedule(_of_rate_1(config), dataset.num_train / config.batch_size, num_steps)
-        if "learning_rate" in resolved.values
-        else None,
-        optimizers=_optimizers(resolved, spec, dataset.image_shape, classifiers, frozen),
+        of_values=functools.partial(_of_values, resolved, dataset, num_steps, optimizers),
+        optimizers=optimizers(),
         clip_norm=config.clip_norm,
         ema_decay=config.ema_decay,
         mixing=Mixing(config.mixup, config.cutmix),
@@ -160,8 +160,9 @@ def _optimizers(
     image_shape: tuple[int, int, int],
     classifiers: Mapping[str, Collection[str]],
     frozen: Mapping[str, Collection[str]],
+    weight_decay: jax.Array | None = None,
 ) -> dict[str, optax.GradientTransformation]:
-    """By architecture, where it is not that of the config."""
+    """By architecture, where it is not that of the config; with another `weight_decay` than the config's, if given."""
     config, kinds, decays, rates = resolved.config, resolved.optimizers, resolved.weight_decays, {}
     if config.layer_decay < 1:
         layers = {stack.name: layers_of(stack.network, image_shape, optim.is_kernel) for stack in spec.stacks}
@@ -171,9 +172,31 @@ def _optimizers(
             of = rates.get(name, {})
             rates[name] = of | {parameter: of.get(parameter, 1.0) * factor for parameter in parameters}
     return {
-        name: optim.optimizer(config, kinds.get(name), decays.get(name), rates.get(name), frozen.get(name, ()))
+        name: optim.optimizer(
+            config, kinds.get(name), decays.get(name, weight_decay), rates.get(name), frozen.get(name, ())
+        )
         for name in {**kinds, **decays, **rates, **frozen}
     }
+
+
+def _of_values(
+    resolved: Resolved,
+    dataset: Dataset,
+    num_steps: int,
+    optimizers: Callable[..., dict[str, optax.GradientTransformation]],
+    values: Mapping[str, jax.Array],
+) -> dict[str, Any]:
+    """The fields of the setup that follow from values: `learning_rate` is the peak of the schedule."""
+    config, found = resolved.config, {}
+    if "learning_rate" in values:
+        unit = schedules.learning_rate_schedule(_of_rate_1(config), dataset.num_train / config.batch_size, num_steps)
+        found["learning_rate"] = lambda step: values["learning_rate"] * unit(step)
+    if "weight_decay" in values:
+        decay = values["weight_decay"]
+        found |= {"optimizer": optim.optimizer(config, weight_decay=decay), "optimizers": optimizers(decay)}
+    if "label_smoothing" in values:
+        found["label_smoothing"] = values["label_smoothing"]
+    return found
 
 
 def _of_rate_1(config: FrozenConfigDict) -> ConfigDict:

@@ -139,16 +139,12 @@ def make_train_step(
     """The step of a method's `iterate`: `(state, set on the device, batch) -> state`; see `orc_jax.data.feed`.
 
     If it `takes_values`, the second argument is (set on the device, values of fields by name): one program for all runs
-    that differ in these alone. `learning_rate` is the peak of the schedule, the others are options of the method.
+    that differ in these alone. Those that are no options of the method change the setup (see `Setup.of_values`).
     """
 
     def train_step(state: TrainState, data: Any, batch: Batch) -> TrainState:
         data, values = data if takes_values else (data, {})
-        now = setup
-        if "learning_rate" in values:
-            unit, peak = setup.unit_rate, values["learning_rate"]
-            assert unit is not None
-            now = setup._replace(learning_rate=lambda step: peak * unit(step))
+        now = setup._replace(**setup.of_values(values))
         examples = pick(data, batch)
         of_data = state.seed if setup.data_seed is None else jnp.uint32(setup.data_seed)
         images, mixed = seen(setup, of_data, state.step, examples)

@@ -39,7 +39,8 @@ class Setup(NamedTuple):
     views: int  # augmentations of each image: 1, or one for each member
     num_steps: int  # of the run
     axis_name: str | None  # the mapped axis of devices; None outside pmap
-    unit_rate: optax.Schedule | None = None  # the schedule of rate 1, if the rate is an argument of the program
+    # What becomes of the fields here, by name, where values of the config are arguments of the program.
+    of_values: Callable[[Mapping[str, jax.Array]], dict[str, Any]] = lambda values: {}
     # By architecture, where it is another.
     optimizers: Mapping[str, optax.GradientTransformation] = MappingProxyType({})
     clip_norm: float = 0.0  # the largest norm of a member's gradient; 0 is any

@@ -132,6 +132,9 @@ def test_what_follows_from_options():
     assert PROMOTED.adds_up and not EXPERT_MODE.adds_up
 
 
+COMMON = ("learning_rate", "weight_decay", "label_smoothing")  # of all methods
+
+
 @pytest.mark.parametrize("method", each_method((*ONLINE, "kd"), among=VALUES))
 def test_runs_that_differ_in_values_share_one_program(method, config, toy):
     """The program is the same text, and does what that with the values in it does."""
@@ -141,10 +144,13 @@ def test_runs_that_differ_in_values_share_one_program(method, config, toy):
     texts, ends = [], []
     for factor in (1.0, 0.5):
         config.learning_rate *= factor
+        config.weight_decay *= factor
+        smoothing = METHODS[method](["tiny_a"] * 3).decided_by_labels is not None
+        config.label_smoothing = 0.1 * factor if smoothing else 0.0
         for option in options:
             config[method][option] *= factor
-        run = build(resolve(config, 1).with_values([*fields, "learning_rate", "seed"]), toy, jax.local_devices()[:1])
-        assert set(run.resolved.values) == {*fields, "learning_rate"}
+        run = build(resolve(config, 1).with_values([*fields, *COMMON, "seed"]), toy, jax.local_devices()[:1])
+        assert set(run.resolved.values) == {*fields, *COMMON}
         step = make_train_step(run.setup, run.method.iterate, takes_values=True)
         mapped = DataParallel(step, run.devices, donate=False)
         plain = stepper_of(config, toy)
