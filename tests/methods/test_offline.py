@@ -14,6 +14,7 @@ from orc_jax.errors import UserError
 from orc_jax.methods import METHODS, OFFLINE
 from orc_jax.methods.mlkd import strengthened
 from orc_jax.pool import Pool, PoolSpec, Stack
+from orc_jax.pretrained import plan
 from orc_jax.testing import assert_close, assert_identical, build_run
 from orc_jax.verbs import Context, head_of, new_stack
 from tests.helpers import each_method
@@ -231,3 +232,23 @@ def test_a_strong_view():
     assert (changed > 0.1).sum() >= 5  # two operations in a row may be none
     np.testing.assert_array_equal(views[0], views[1])
     assert not np.array_equal(views[0][1], views[2][1])
+
+
+def test_networks_without_feature_points_are_refused():
+    for field, pool in {
+        "teacher": ["densenet_40_12", "resnet8", "resnet8"],
+        "assistants": ["resnet8", "plane4", "resnet8"],
+        "student": ["resnet8", "resnet8", "mobilenet_v2"],
+    }.items():
+        with pytest.raises(
+            UserError, match=rf"config.{field}: \w+ has no feature points, whose maps at compares; accepted"
+        ):
+            METHODS["at"](pool)
+
+
+def test_maps_that_do_not_fit_are_refused_before_a_teacher_is_trained(config, toy, tmp_path):
+    config.method, config.num_networks, config.assistants = "reviewkd", 2, "copies"
+    config.teacher, config.student = "tiny_a", "resnet8"
+    run = build_run(config, toy)
+    with pytest.raises(UserError, match=r"config.method='reviewkd': tiny_a cannot teach resnet8: it has 4 feature"):
+        plan(run, tmp_path)
