@@ -34,7 +34,7 @@ SMALL = {"cc": {"dim": 4}, "crd": {"dim": 4, "negatives": 6}}
 # The hint's weight of 100 would make the rounding of a gradient show that is 0; a variance of 5 hides what VID
 # teaches, and a thousandth what OFD does.
 USUAL = {"fitnets": {"weight": 1.0}, "vid": {"weight": 30.0}, "ofd": {"weight": 100.0}}
-QUICK = [name for name in OFFLINE if name not in ("mlkd", "vid", "nst", "ofd", "reviewkd", "simkd")]
+QUICK = [name for name in OFFLINE if name not in ("mlkd", "at", "vid", "nst", "ofd", "reviewkd", "simkd")]
 # The maps of a network are these times what its first layer makes of an image.
 PATTERNS = [normal(i + 20, side, side)[None, :, :, None] for i, side in enumerate((4, 4, 2))]
 
