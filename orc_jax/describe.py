@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
 from orc_jax import cost, display, optim, pretrained, schedules, speed
@@ -111,29 +110,35 @@ def step_flops(run: Run) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _outputs(network: Network, shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _outputs(network: Network, shape: tuple[int, ...]) -> Any:
     return jax.eval_shape(network.predict, *weight_shapes(network), jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def _standing_in(network: Network, flops: float) -> Network:
-    """A network with the outputs of another, that takes `flops` for one image and is traced at once."""
-    weights = weight_shapes(network)
-    name, parameter = next(iter(weights[0].items()))
+    """A network with the outputs of another, that takes `flops` for one image and is traced at once.
+
+    Of its parameters it has one, and the linear layers, which methods may look at.
+    """
+    params, _ = weight_shapes(network)
+    name = next(iter(params))
+    kept = {other: x for other, x in params.items() if other == name or x.ndim == 2}
 
     def init(key):
         del key
-        return {name: jnp.zeros_like(parameter)}, {}
+        return jax.tree.map(jnp.zeros_like, kept), {}
 
     def predict(params, batch_stats, images):
         del batch_stats
-        widths = [output.shape[1] for output in _outputs(network, images.shape)]
+        outputs, structure = jax.tree.flatten(_outputs(network, images.shape))
+        widths = [output.shape[1] for output in outputs[:2]]
         width = sum(widths)
         inner = round(flops / (2 * (1 + width)))
         # All that it computes depends on a parameter, and its gradient goes to one.
         seed = params[name].reshape(-1)[:1]
         first, second = jnp.broadcast_to(seed, (1, inner)), jnp.broadcast_to(seed, (inner, width))
         result = images.reshape(len(images), -1)[:, :1] @ first @ second
-        return tuple(jnp.split(result, np.cumsum(widths)[:-1].tolist(), axis=1))
+        others = [jnp.broadcast_to(seed.reshape([1] * x.ndim), x.shape) for x in outputs[2:]]
+        return structure.unflatten([*jnp.split(result, widths[:1], axis=1), *others])
 
     def train(params, batch_stats, images, keys=None):
         del keys

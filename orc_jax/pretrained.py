@@ -12,7 +12,7 @@ from orc_jax.errors import UserError
 from orc_jax.models import MODELS
 from orc_jax.models.network import class_axes, weight_shapes, with_outputs
 from orc_jax.pool import Pool, StackState, names_of
-from orc_jax.run import Run, build
+from orc_jax.run import Run, abstract_state, build
 from orc_jax.step import init_averages, init_state
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.files import locked
@@ -35,9 +35,12 @@ def plan(run: Run, workdir: Path) -> list[Source]:
     `config.pivot_checkpoint` stands in for it.
 
     Raises:
-        UserError: if the pivot checkpoint does not hold what is needed, or the folder of a stage holds another run.
+        UserError: if the pivot checkpoint does not hold what is needed, or the folder of a stage holds another run; if
+            the method cannot bring the members together.
     """
     config, sources = run.config, []
+    if run.method.maps:
+        abstract_state(run)  # refuses members whose maps do not fit, before any is trained
     for i, stage in enumerate(run.method.stages):
         folder, stage_run = workdir / stage.name, None
         if i == 0 and config.pivot_checkpoint:

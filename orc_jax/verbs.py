@@ -184,6 +184,34 @@ def forward(pool: Pool, images: jax.Array) -> Forward:
     return Forward(pool, outputs, pullbacks, moved)
 
 
+class InTurn(NamedTuple):
+    """The pullbacks of passes over views of one batch, as one of all samples, view by view."""
+
+    passes: tuple[Pullback, ...]
+
+    def __call__(self, cotangent: Any) -> tuple[Params]:
+        leaves, tree = jax.tree.flatten(cotangent)
+        shares = zip(*(jnp.split(leaf, len(self.passes)) for leaf in leaves), strict=True)
+        grads = [pullback(tree.unflatten(share))[0] for pullback, share in zip(self.passes, shares, strict=True)]
+        return (jax.tree.map(lambda *each: sum(each), *grads),)
+
+
+def forward_in_turn(pool: Pool, views: jax.Array) -> Forward:
+    """As `forward`, of every member on one view `[views, batch, ...]` after the other, each with its own statistics.
+
+    Outputs are of all samples, view by view: `[members, views x batch, ...]`.
+    """
+    passes, now = [], pool
+    for images in views:
+        passes.append(forward(now, images))
+        moved = passes[-1].batch_stats
+        now = now.replace(stacks={name: s.replace(batch_stats=moved[name]) for name, s in now.stacks.items()})
+    each = [passed.outputs._replace(heads={}) for passed in passes]
+    outputs = jax.tree.map(lambda *x: jnp.concatenate(x, 1), *each)._replace(heads=pool.heads)
+    pullbacks = {name: InTurn(tuple(passed.pullbacks[name] for passed in passes)) for name in passes[0].pullbacks}
+    return Forward(pool, outputs, pullbacks, passes[-1].batch_stats)
+
+
 def predict(pool: Pool, images: jax.Array) -> Outputs:
     """The members of `pool` on normalised `images`, in evaluation mode; arguments as of `forward`."""
     logits, features = {}, {}

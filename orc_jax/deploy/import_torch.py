@@ -26,6 +26,7 @@ from orc_jax.config_files import USUAL_SETS
 from orc_jax.data.folder import in_order
 from orc_jax.data.sets import CONSTANTS
 from orc_jax.deploy.finite import require_usable
+from orc_jax.deploy.member import USED
 from orc_jax.deploy.other_names import known_as
 from orc_jax.deploy.torch_file import read_state_dicts
 from orc_jax.deploy.torch_kinds import is_safetensors
@@ -241,6 +242,8 @@ def import_checkpoint(
         reason = "is a folder; needed is a file in it" if path.is_dir() else "there is no such file"
         raise UserError(f"{path}: {reason}")
     found, described = read_state_dicts(path), description_of(path)
+    if described and USED in described.model:
+        raise UserError(f"{path} holds {described.model}, which is more than that network; accepted are networks alone")
     if model is None:
         if described is None:
             raise UserError(f"--model: needed to know which network {path} holds, for no {path.name}.json describes it")

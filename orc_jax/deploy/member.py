@@ -17,6 +17,7 @@ from orc_jax.data.types import Dataset, Images
 from orc_jax.deploy.finite import require_usable
 from orc_jax.errors import UserError, require
 from orc_jax.evaluate import heads
+from orc_jax.methods import OFFLINE
 from orc_jax.methods.base import Method
 from orc_jax.models import Model
 from orc_jax.models.conv import convolution_for
@@ -28,6 +29,7 @@ from orc_jax.workdir import checkpoint, metrics, record
 from orc_jax.workdir.comparison import of_replica
 from orc_jax.workdir.record import Record
 
+USED = " as used by "  # in the architecture of a member that is more than its network
 INSTEAD = ": it has diverged. Another --checkpoint or --member may be sound"
 
 
@@ -89,7 +91,8 @@ def load_member(
         pool = trained.pool.replace(spec=run.spec)
         images = jax.ShapeDtypeStruct((1, *there.image_shape), np.float32)
         shapes = jax.eval_shape(lambda images: predict(pool, images), images)
-        model, params, batch_stats = method.deployed(pool, shapes, number, model)
+        alone, (model, params, batch_stats) = model, method.deployed(pool, shapes, number, model)
+        architecture += "" if model is alone else f"{USED}{there.fields.method}"
     else:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         trained = checkpoint.restore_networks(
@@ -154,12 +157,14 @@ def _plain(text: str) -> str:
 
 def _method(there: Record, own: Sequence[str]) -> Method | None:
     """That of a run; None for imported weights, and if it is not known here."""
-    if there.imported is None:
-        with contextlib.suppress(UserError):
-            resolved = reopen(there.fields, own)
-            if resolved.architectures == there.architectures:
-                return resolved.method
-    return None
+    if there.imported is not None:
+        return None
+    with contextlib.suppress(UserError):
+        resolved = reopen(there.fields, own)
+        if resolved.architectures == there.architectures:
+            return resolved.method
+    name = there.fields.method  # networks of its pool may be a person's own that are not imported here
+    return OFFLINE[name](there.architectures, **there.fields[name]) if name in OFFLINE else None
 
 
 def _roles(there: Record, own: Sequence[str]) -> Sequence[str]:

@@ -15,6 +15,7 @@ from orc_jax.methods.fitnets import fitnets
 from orc_jax.methods.independent import independent
 from orc_jax.methods.kd import kd
 from orc_jax.methods.kdcl import kdcl
+from orc_jax.methods.mlkd import mlkd
 from orc_jax.methods.nst import nst
 from orc_jax.methods.ofd import ofd
 from orc_jax.methods.okddip import okddip
@@ -55,6 +56,7 @@ OFFLINE: dict[str, Factory] = {
     "pkt": pkt,
     "cc": cc,
     "crd": crd,
+    "mlkd": mlkd,
     "at": at,
     "sp": sp,
     "fitnets": fitnets,

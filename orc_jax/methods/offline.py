@@ -29,7 +29,7 @@ from orc_jax.models.network import Params
 from orc_jax.models.points import Maps
 from orc_jax.plugins import is_own
 from orc_jax.pool import TARGET, Outputs, Pool, PoolSpec
-from orc_jax.verbs import Context, Setup, forward, head_of, learn, new_stack, predict
+from orc_jax.verbs import Context, Setup, forward, forward_in_turn, head_of, learn, new_stack, predict
 
 
 class Seen(NamedTuple):
@@ -65,6 +65,8 @@ def offline(
     values: tuple[str, ...] = (),
     indexed: bool = False,
     decided_by_labels: str = "",
+    views: int = 1,
+    change: Callable[[Context, jax.Array], jax.Array] | None = None,
 ) -> Method:
     """The method of a loss of one pair.
 
@@ -78,7 +80,9 @@ def offline(
             student and the adapter as they were in the step. Without it, what is kept stays.
         answer: arguments as of `loss` -> the student's logits `[batch, classes]` in training mode, where these are not
             those of its network: what its metrics are of.
-        maps, values, indexed, decided_by_labels: as of `Method`.
+        maps, values, indexed, decided_by_labels, views: as of `Method`. Of several views, a student makes a pass each;
+            what is seen is then of all samples, view by view, `[views x batch, ...]`, and labels are those of a view.
+        change: context, images `[views, batch, ...]` -> images that are changed further.
 
     Raises:
         UserError: for a pool of fewer than two, or of a network without the feature points that the method looks at.
@@ -91,10 +95,11 @@ def offline(
     def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
         students, teachers = pool.select(numbers), pool.select([0])
         heads = {head_of(stack.name): pool.stacks[head_of(stack.name)] for stack in students.spec.stacks if adapter}
-        images = context.normalize(batch.images)
-        taught = predict(teachers, images)
+        images = context.normalize(change(context, batch.images) if change else batch.images)
+        taught = predict(teachers, images.reshape(-1, *images.shape[-3:]))
         teacher = teacher_of(teachers, taught)
-        passed = forward(students.replace(stacks=students.stacks | heads), images)
+        students_and_heads = students.replace(stacks=students.stacks | heads)
+        passed = forward_in_turn(students_and_heads, images) if views > 1 else forward(students_and_heads, images)
 
         def of_each(function: Callable, out: Outputs) -> dict[str, jax.Array]:
             """A function of a pair, by stack of students."""
@@ -116,7 +121,8 @@ def offline(
         pool = pool.put(learnt)
         pool = pool.replace(stacks=pool.stacks | {name: learnt.stacks[name] for name in heads})
         logits = students.spec.in_member_order(of_each(answer, passed.outputs)) if answer else passed.logits
-        return pool, scores(context, jnp.concatenate([taught.logits, logits]), batch.labels)
+        first = jnp.concatenate([taught.logits, logits])[:, : len(batch.labels)]
+        return pool, scores(context, first, batch.labels)
 
     return Method(
         iterate,
@@ -128,6 +134,7 @@ def offline(
         values=values,
         indexed=indexed,
         decided_by_labels=decided_by_labels,
+        views=views,
     )
 
 

@@ -59,7 +59,7 @@ class Reused(nnx.Module):
         *,
         model: Model,
         options: dict[str, int],
-        sides: tuple[int, int],
+        sides: tuple[int, ...],
         image_shape,
         **given: Any,
     ):

@@ -123,7 +123,7 @@ def test_every_method_learns_from_smoothed_labels_and_says_what_it_decides_by_th
     for_method(config, method)
     plain = traced(config, toy)
     config.label_smoothing = 0.1
-    assert traced(config, toy) != plain
+    assert (traced(config, toy) != plain) == (method != "simkd")  # which learns from no labels
     decided = METHODS[method](["resnet20"] * 4).decided_by_labels
     assert bool(decided) == (method in ("orc", "switokd", "kdcl", "crd"))
     if decided:

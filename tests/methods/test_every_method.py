@@ -75,6 +75,7 @@ SAID = {
     },
 }
 SAID["crd"]["indexed"] = True
+SAID["mlkd"]["views"] = 2
 VALUES = {
     "orc": ("temperature", "beta", "pivot_lr_multiplier"),
     "dgkd": ("temperature", "lam"),
@@ -87,6 +88,7 @@ VALUES = {
     "pkt": ("weight",),
     "cc": ("weight",),
     "crd": ("weight", "temperature"),
+    "mlkd": ("temperature", "label_weight", "weight"),
     **dict.fromkeys(("at", "sp", "nst", "fitnets", "vid", "ofd", "reviewkd"), ("weight",)),
 }
 WITH_ADAPTERS = {"cc", "crd", "fitnets", "vid", "ofd", "reviewkd", "simkd"}

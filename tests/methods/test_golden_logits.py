@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from orc_jax.losses import distillation, norm, standardized, unit
+from orc_jax.losses import cross_entropy, distillation, norm, standardized, unit
 from orc_jax.methods.cc import congruence
 from orc_jax.methods.crd import contrast, draw, draw_anew, embeddings, remembered, similarities
 from orc_jax.methods.dist import inter, intra
 from orc_jax.methods.dkd import parts
+from orc_jax.methods.mlkd import levels
 from orc_jax.methods.offline import Seen, linear
 from orc_jax.methods.pkt import divergence
 from orc_jax.methods.rkd import of_angles, of_distances
@@ -65,6 +66,21 @@ def test_dist(case):
         return opt["beta"] * inter(z, *given).mean() + opt["gamma"] * intra(z, *given).mean()
 
     assert_loss(loss, case, ["logits_s"])
+
+
+@pytest.mark.parametrize("case", cases("mlkd"))
+def test_mlkd(case):
+    of, opt = case["in"], case["opt"]
+
+    def terms(weak, strong):
+        of_labels = sum(cross_entropy(z, of["labels"]).mean() for z in (weak, strong))
+        given = (weak, strong, of["logits_t_weak"], of["logits_t_strong"], opt["T"], opt["logit_standardisation"])
+        return opt["ce_weight"] * of_labels, *(opt["kd_weight"] * level for level in levels(*given))
+
+    students = [of["logits_s_weak"], of["logits_s_strong"]]
+    for term, name in zip(jax.jit(terms)(*students), ("ce", "kd", "cc", "bc"), strict=True):
+        assert_golden(term, case["out"][f"loss_{name}"])
+    assert_loss(lambda *z: sum(terms(*z)), case, ["logits_s_weak", "logits_s_strong"])
 
 
 @pytest.mark.parametrize("case", cases("rkd"))
@@ -181,6 +197,7 @@ OF_LOGITS = {
     "binary": lambda s, t: parts(s, t, LABELS[: len(s)], 1.0)[0].mean(),
     "others": lambda s, t: parts(s, t, LABELS[: len(s)], 1.0)[1].mean(),
     "inter": lambda s, t: inter(s, t, 1.0).mean(),
+    "mlkd": lambda s, t: sum(levels(s, -s, t, s + t, 1.0, True)),
     "intra": lambda s, t: intra(s, t, 1.0).mean(),
 }
 OF_FEATURES = {

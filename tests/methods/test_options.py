@@ -51,6 +51,7 @@ DEFAULTS = {
     "rkd": {"distance_weight": 25.0, "angle_weight": 50.0},
     "pkt": {"weight": 30000.0},
     "cc": {"weight": 0.02, "dim": 128},
+    "mlkd": {"temperature": 4.0, "label_weight": 0.1, "weight": 0.9, "standardize": False},
     "crd": {
         "weight": 0.8,
         "temperature": 0.07,
@@ -105,6 +106,7 @@ AT_LEAST_0 = {
     "dist": ["beta", "gamma"],
     "rkd": ["distance_weight", "angle_weight"],
     "pkt": ["weight"],
+    "mlkd": ["label_weight", "weight"],
     **dict.fromkeys(("cc", "crd", "at", "sp", "nst", "fitnets", "vid", "ofd", "reviewkd"), ("weight",)),
 }
 REFUSED = [
@@ -219,10 +221,7 @@ AT_THE_LIMIT = {
     "switokd": [{"num_teachers": 4}],
     "pcl": [{"rampup_fraction": 0.0, "ema_decay": 0.0}, {"rampup_fraction": 1.0, "ema_decay": 0.9999}],
     "kd": [{"alpha": 0.0}, {"alpha": 1.0, "weight": 0.0}],
-    **{
-        name: [dict.fromkeys(AT_LEAST_0[name], 0.0)]
-        for name in ("dkd", "dist", "rkd", "pkt", "cc", "crd", "at", "sp", "fitnets", "vid", "nst", "ofd", "reviewkd")
-    },
+    **{name: [dict.fromkeys(AT_LEAST_0[name], 0.0)] for name in OFFLINE if name in AT_LEAST_0 and name != "kd"},
     "simkd": [{"factor": 1}, {"factor": 10**6}],
     "dml": [{"temperature": 1e-9}],
     "kdcl": [{"lam": 0.0}],

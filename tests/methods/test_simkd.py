@@ -10,7 +10,9 @@ import pytest
 from orc_jax.data.augment import normalize
 from orc_jax.deploy.ensemble import load_ensemble
 from orc_jax.deploy.export import export_member
+from orc_jax.deploy.import_torch import import_checkpoint
 from orc_jax.deploy.member import classifier, load_member
+from orc_jax.errors import UserError
 from orc_jax.models.network import make_network
 from orc_jax.pool import names_of
 from orc_jax.verbs import head_of
@@ -71,4 +73,6 @@ def test_members_are_used_with_the_teachers_classifier(config, toy, console, tmp
 
     export_member(run, "target", "latest", "safetensors", tmp_path / "student.safetensors")
     names = set(load_file(tmp_path / "student.safetensors"))
+    with pytest.raises(UserError, match=r"holds tiny_b as used by simkd, which is more than that network"):
+        import_checkpoint(tmp_path / "student.safetensors", None, tmp_path / "imported", mean=(), std=())
     assert {"classifier.weight", "classifier.bias", "projector.units.1.0.weight", "student.conv1.weight"} <= names

@@ -12,7 +12,7 @@ from orc_jax.data.augment import none
 from orc_jax.models.network import Network
 from orc_jax.pool import Pool, PoolSpec, Stack
 from orc_jax.testing import assert_close, assert_identical
-from orc_jax.verbs import Context, Setup, forward, learn, learn_and_look, new_stack, predict
+from orc_jax.verbs import Context, Setup, forward, forward_in_turn, learn, learn_and_look, new_stack, predict
 
 MEMBERS = ("a", "b", "a")
 SHAPE = (2, 1, 1)
@@ -123,6 +123,22 @@ def assert_stepped(after, before, grads, rates):
     for name, state in after.stacks.items():
         params, buffers = stepped(before.stacks[name], grads[name], rates[name])
         assert_close((state.params, state.opt_state[1].trace), (params, buffers), rtol=1e-5, atol=1e-6)
+
+
+def test_a_pass_over_views_in_turn():
+    """The gradient is that of all samples; statistics move with one view after the other."""
+    now, views = context(2), jnp.stack([IMAGES, normal(12, 6, *SHAPE)])
+    pool = pool_of(now.setup)
+    step = jax.jit(lambda pool: (passed := forward_in_turn(pool, views), learn(now, passed, loss)))
+    passed, after = step(pool)
+    one = jax.jit(forward)
+    assert_close(passed.logits, np.concatenate([one(pool, x).logits for x in views], 1))
+    grads = jax.tree.map(lambda *x: sum(x) / 2, *(gradients_by_hand(pool, x) for x in views))
+    assert_stepped(after, pool, grads, dict.fromkeys(after.stacks, float(RATES[2])))
+    for name in ("a", "b"):
+        first, second = (one(pool, x).outputs.features[name].mean(1) for x in views)
+        expected = 0.25 * pool.stacks[name].batch_stats["mean"] + 0.25 * first + 0.5 * second
+        assert_close(after.stacks[name].batch_stats["mean"], expected)
 
 
 @pytest.mark.parametrize("step", [0, 2])

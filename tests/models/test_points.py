@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from orc_jax.deploy.torch_layout import from_torch, torch_name, torch_shape
-from orc_jax.models import FEATURE_POINTS, MODELS, points
+from orc_jax.models import FEATURE_POINTS, LARGE, MODELS, points
 from orc_jax.models.network import make_network, weight_shapes
 
 GOLDEN = np.load(Path(__file__).parents[1] / "fixtures/offline/feature_points.npz")
@@ -79,6 +79,22 @@ def test_who_does_not_ask_pays_nothing(name):
     assert len(asking.jaxpr.eqns) - len(plain.jaxpr.eqns) == (3 if name == "ShuffleV2" else 0)  # its joined halves
     assert len(asking.jaxpr.outvars) - len(plain.jaxpr.outvars) == 2 * FEATURE_POINTS[name]
     assert len(jax.tree.leaves(moved)) == len(weight_shapes(make_network(MODELS[name], 10, (32, 32, 3)))[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_networks_that_have_them(name):
+    """As the registry says; of ImageNet's from the first stage's size on."""
+    size = 64 if name in LARGE else 32
+    network = make_network(MODELS[name], 10, (size, size, 3), maps=points.KINDS)
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    maps = jax.eval_shape(network.predict, *weight_shapes(network), images)[2]["maps"]
+    count = FEATURE_POINTS.get(name, 0)
+    assert [len(maps[kind]) for kind in KINDS] == [count, count] and len(maps["pooled"]) == (count > 0)
+    assert [x.shape for x in maps["post"]] == [x.shape for x in maps["preact"]]
+    assert len(maps["norms"]) in (0, count - 1)
+    for norm, x in zip(maps["norms"], maps["preact"][1:], strict=False):
+        assert norm.shape == (2, x.shape[-1])
 
 
 def test_post_and_preact_are_an_activation_apart():
