@@ -32,7 +32,7 @@ from orc_jax.deploy.torch_kinds import is_safetensors
 from orc_jax.deploy.torch_layout import from_torch, torch_name, torch_shape
 from orc_jax.deploy.torch_match import ROOT, Arrays, beside, candidates, counts, differences, named, same
 from orc_jax.errors import UserError, require_choice
-from orc_jax.models import LARGE, MODELS
+from orc_jax.models import LARGE, MODELS, sides
 from orc_jax.models.network import Params, class_axes, make_network, weight_shapes, with_outputs
 from orc_jax.terminal import doing, make_console
 from orc_jax.workdir import checkpoint, record
@@ -192,7 +192,7 @@ def _fits(arrays: Arrays, model: str, image_size: int | tuple[int, int] | None) 
 
 
 def _usual_sides(model: str) -> tuple[int, int]:
-    return (224, 224) if model in LARGE else (32, 32)
+    return (sides(model), sides(model))
 
 
 @functools.cache
