@@ -99,8 +99,8 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`x` is `[batch, tokens, features]`."""
         batch, tokens, features = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, features // self.heads)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        qkv = jnp.split(self.qkv(x), 3, axis=-1)
+        query, key, value = (part.reshape(batch, tokens, self.heads, features // self.heads) for part in qkv)
         seen = jax.nn.dot_product_attention(query, key, value, implementation=self.implementation)
         return self.proj(seen.reshape(x.shape))
 

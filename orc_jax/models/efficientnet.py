@@ -210,7 +210,7 @@ class EfficientNet(nnx.Module):
                 x = block(x)
         if self.pools_first:
             pooled = self.conv_head(global_average_pool(x)[:, None, None])
-            features = self.activation(pooled)[:, 0, 0].astype(jnp.float32)
+            features = self.activation(pooled).squeeze((1, 2)).astype(jnp.float32)
         else:
             features = global_average_pool(self.activation(self.bn2(self.conv_head(x))))
         return self.classifier(self.drop(features)), features

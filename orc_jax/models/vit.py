@@ -104,14 +104,15 @@ class VisionTransformer(nnx.Module):
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = self.patch_embed(images)
-        first = jnp.broadcast_to(self.cls_token[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
-        x = jnp.concatenate([first, x], axis=1)
-        x = x + jnp.broadcast_to(self.pos_embed[...].astype(x.dtype), x.shape)
+        # The class token is added where its place is, to zeros: nothing is as large as the batch but what is of images.
+        places = self.pos_embed[...]
+        places = jnp.concatenate([places[:, :1] + self.cls_token[...], places[:, 1:]], axis=1)
+        x = jnp.pad(x, ((0, 0), (1, 0), (0, 0))) + places.astype(x.dtype)
         for i, block in enumerate(self.blocks):
             if i == last_quarter(len(self.blocks)):
                 branch_point(self, x[:, None])
             x = block(x)
-        features = self.norm(x)[:, 0].astype(jnp.float32)
+        features = self.norm(jax.lax.index_in_dim(x, 0, axis=1, keepdims=False)).astype(jnp.float32)
         return self.head(self.head_drop(features)), features
 
 
