@@ -141,9 +141,10 @@ def block_of(name: str) -> str:
     `blocks.1.0` or `stages.2.blocks.0`; without a number what the network calls it, `fc`."""
     parts = name.split(".")
     numbers = [i for i, part in enumerate(parts) if part.isdigit()]
-    last = numbers[0] if numbers else 0
-    within = last + 2 if parts[last + 1] == "blocks" else last + 1
-    return ".".join(parts[: (within if numbers and within in numbers else last) + 1])
+    if not numbers:
+        return parts[0]
+    within = numbers[0] + (2 if parts[numbers[0] + 1] == "blocks" else 1)
+    return ".".join(parts[: (within if within in numbers else numbers[0]) + 1])
 
 
 def class_axes(model: Model, num_classes: int, image_shape: tuple[int, int, int]) -> dict[str, int]:
