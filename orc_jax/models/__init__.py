@@ -145,7 +145,7 @@ LARGE: dict[str, Model] = {
     **{name: partial(EfficientNet, **numbers) for name, numbers in EFFICIENTNETS.items()},
 }
 # The sides of the images that a network is made for, where they are not those of its group.
-SIDES: dict[str, int] = {"mobilenet_v2_1_4": 64, "efficientnet_b1": 240, "tf_efficientnetv2_s": 300}
+SIDES: dict[str, int] = {"efficientnet_b1": 240, "tf_efficientnetv2_s": 300}
 
 MODELS: dict[str, Model] = {**SMALL, **LARGE}
 
