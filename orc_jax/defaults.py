@@ -85,8 +85,8 @@ def default() -> ConfigDict:
     config.weight_decay = 5e-4
     config.weight_decays = ""  # by architecture, where it is another: "MobileNetV1=1e-4"
     config.weight_decay_on = "all"  # or "kernels": not on norms, biases, position embeddings
-    config.dropout = 0.0  # probability, in networks that have it (wide ResNets, DenseNets, MobileNetV2, vgg16_linears)
-    config.stochastic_depth = 0.0  # probability that the last residual branch is left out, in ResNets; before it less
+    config.dropout = 0.0  # probability, in networks that have it; docs/config.md says which
+    config.stochastic_depth = 0.0  # probability that the last residual branch is left out; before it less
     config.clip_norm = 0.0  # the largest global norm of each member's gradient; 0 is any
     config.accumulate_steps = 1  # a member is updated by the mean of so many gradients
     config.ema_decay = 0.0  # of exponential moving averages of the members' weights; 0 keeps none

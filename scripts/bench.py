@@ -11,6 +11,7 @@ hardly see what else runs on the machine. Memory is kept as in a training (see o
 iteration  each pool and type. The floor is the sum of the members' own training steps, each compiled alone, and of the
            forward pass that the pivot teacher teaches with. "vmap" is the same iteration with JAX's own convolution.
 sizes      pools of 3 ... 16 ResNet-20s
+stack      one member, and a stack of five, of `--network`, that learn from the labels alone
 batches    the pool `five` at batches of 32 ... 512
 devices    the pool `five`, one global batch, on 1, 2, 4 and 8 devices (on CPU virtual ones, which share the cores)
 steps      one step per call, and ten in a `lax.scan`
@@ -184,6 +185,11 @@ def sizes(args: argparse.Namespace) -> list[dict]:
     return scaling("members", programs, lambda n: n, args.repeats)
 
 
+def stack(args: argparse.Namespace) -> list[dict]:
+    programs = {n: prepare([args.network] * n, args.batch, method="independent") for n in (1, 5)}
+    return scaling("members", programs, lambda n: n, args.repeats)
+
+
 def batches(args: argparse.Namespace) -> list[dict]:
     programs = {n: prepare(POOLS["five"], n) for n in (32, 64, 128, 256, 512)}
     return scaling("batch", programs, lambda n: n, args.repeats)
@@ -259,6 +265,7 @@ def markdown(rows: list[dict]) -> str:
 PARTS = {
     "iteration": iteration,
     "sizes": sizes,
+    "stack": stack,
     "batches": batches,
     "devices": devices,
     "steps": steps,
@@ -276,6 +283,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--pools", nargs="+", default=["default", "five", "wide"], choices=POOLS)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--network", default="deit_tiny_patch4_32", help="of the part `stack`")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no_torch", dest="torch", action="store_false", help="leave PyTorch out")

@@ -28,6 +28,7 @@ POOLS = {
     "five": ("resnet20",) * 5,
     "wide": ("wrn_40_2", *ladder("wrn_40_2", "wrn_16_2", 3), "wrn_16_2"),
     "imagenet": ("resnet34", "resnet18", "resnet18"),
+    "transformers": ("deit_tiny_patch4_32",) * 5,
 }
 
 

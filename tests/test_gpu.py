@@ -27,8 +27,8 @@ from orc_jax.run import build
 from orc_jax.step import init_state, make_train_step
 jax.config.update("jax_default_matmul_precision", "highest")
 fields = config.default()
-fields.update(dataset="digits", teacher="resnet8", student="resnet8", num_networks=4)
-fields.method, fields.dtype = sys.argv[1:]
+fields.method, fields.dtype, network = sys.argv[1:]
+fields.update(dataset="digits", teacher=network, student=network, num_networks=4)
 dataset = sets.load(fields, print)
 run = build(config.resolve(fields, 1), dataset, jax.local_devices()[:1])
 state = jax.device_put(init_state(run.setup, run.method, 0), run.sharding)
@@ -41,10 +41,10 @@ print(json.dumps({"platform": jax.devices()[0].platform, "totals": totals}))
 """
 
 
-def steps_on(platform, method, dtype):
+def steps_on(platform, method, dtype, network="resnet8"):
     """The totals of three steps, in a process on `platform`."""
     environment = os.environ | {"JAX_PLATFORMS": platform, "XLA_FLAGS": ""}
-    command = [sys.executable, "-c", STEPS, method, dtype]
+    command = [sys.executable, "-c", STEPS, method, dtype, network]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -62,6 +62,14 @@ def test_three_steps_are_those_of_the_cpu(method):
 def test_bfloat16():
     here, there = steps_on(PLATFORM, "orc", "bfloat16"), steps_on("cpu", "orc", "float32")
     np.testing.assert_allclose(here["loss"], there["loss"], rtol=0.1)
+
+
+def test_transformers():
+    """In bfloat16 their attention is cuDNN's."""
+    there = steps_on("cpu", "orc", "float32", "deit_tiny_patch4_32")
+    for dtype, rtol in (("float32", 1e-2), ("bfloat16", 0.1)):
+        here = steps_on(PLATFORM, "orc", dtype, "deit_tiny_patch4_32")
+        np.testing.assert_allclose(here["loss"], there["loss"], rtol=rtol, err_msg=dtype)
 
 
 @pytest.mark.parametrize("flags", ["", "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"])

@@ -25,6 +25,7 @@ from orc_jax import commands, places
 from orc_jax.config_files import USUAL_SETS
 from orc_jax.data.folder import in_order
 from orc_jax.data.sets import CONSTANTS
+from orc_jax.deploy import positions
 from orc_jax.deploy.finite import require_usable
 from orc_jax.deploy.member import USED
 from orc_jax.deploy.other_names import known_as
@@ -33,7 +34,7 @@ from orc_jax.deploy.torch_kinds import is_safetensors
 from orc_jax.deploy.torch_layout import from_torch, torch_name, torch_shape
 from orc_jax.deploy.torch_match import ROOT, Arrays, beside, candidates, counts, differences, named, same
 from orc_jax.errors import UserError, require_choice
-from orc_jax.models import LARGE, MODELS
+from orc_jax.models import LARGE, MODELS, sides
 from orc_jax.models.network import Params, class_axes, make_network, weight_shapes, with_outputs
 from orc_jax.terminal import doing, make_console
 from orc_jax.workdir import checkpoint, record
@@ -41,6 +42,9 @@ from orc_jax.workdir.record import Record
 
 SHOWN = 5  # names in an error
 USUAL_CROP = 0.875  # of a network for 224x224 images: of 256
+# Whose weights for ImageNet at timm have seen images in [-1, 1].
+IMAGENET = 1000
+HALF = (*(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")), "mixer_s16_224", "tf_efficientnetv2_s")
 READ = ("architecture", "class_names", "input", "resize", "pixel_range", "mean", "std")  # of the metadata of an export
 
 
@@ -91,12 +95,14 @@ def convert(
     """The network `model` from the arrays of a state dict: (params, batch_stats, number of classes, image shape).
 
     The numbers of classes and of channels are read off the arrays; `image_size` is that of the images the network was
-    trained on, both sides or (height, width), by default what `model` is made for.
+    trained on, both sides or (height, width), by default what `model` is made for, or what its position embeddings are
+    for. For images of another size these are resized (see `positions.resized`).
 
     Raises:
         UserError: listing the arrays that are missing, left over, of another shape, or no numbers of floating point.
     """
-    size = image_size or _usual_sides(model)
+    usual = _usual_sides(model)
+    size = image_size or positions.sides(arrays, _shapes(model, 100, (*usual, 3))[0]) or usual
     sides: tuple[int, int] = (size, size) if isinstance(size, int) else size
     classes, channels = 100, 3
     # The parameters whose shapes follow the number of classes or of channels tell what it is.
@@ -118,6 +124,8 @@ def convert(
                 whole.append(f"{torch_name(name)} ({value.dtype})")
                 continue
             array = from_torch(value)
+            if positions.fits_resized(name, array, shape):
+                array = positions.resized(array, positions.grid(wanted[0], image_shape))
             if array.shape != shape:
                 shapes_differ.append(f"{torch_name(name)} {value.shape}, needed is {torch_shape(shape)}")
             found[kind][name] = array
@@ -193,7 +201,7 @@ def _fits(arrays: Arrays, model: str, image_size: int | tuple[int, int] | None) 
 
 
 def _usual_sides(model: str) -> tuple[int, int]:
-    return (224, 224) if model in LARGE else (32, 32)
+    return (sides(model), sides(model))
 
 
 @functools.cache
@@ -265,12 +273,15 @@ def import_checkpoint(
     if not mean and not std and described:
         mean, std = described.mean, described.std
     elif not mean and not std:
-        if classes not in USUAL_SETS:
+        if classes == IMAGENET and model in HALF:
+            mean = std = (0.5,) * image_shape[-1]
+        elif classes not in USUAL_SETS:
             raise UserError(
                 f"--mean, --std: needed for a network of {classes} classes, to know how its images were normalised "
                 f"(per channel, of images in [0, 1]); assumed only for {', '.join(map(str, USUAL_SETS))} classes"
             )
-        mean, std = CONSTANTS[USUAL_SETS[classes]]
+        else:
+            mean, std = CONSTANTS[USUAL_SETS[classes]]
     fine = len(mean) == len(std) == image_shape[-1] and np.isfinite([*mean, *std]).all() and min(std) > 0
     if not fine:
         raise UserError(f"--mean={mean} --std={std}: must have {image_shape[-1]} values each, --std greater than 0")
@@ -312,7 +323,9 @@ def main() -> None:
     )
     help = "its classes in the order of its outputs, or one file with a name in each line; else a data set's own order"
     parser.add_argument("--class_names", nargs="+", default=[], help=help)
-    parser.add_argument("--image_size", type=int, help="height and width of its images; default: 32 or 224, by model")
+    parser.add_argument(
+        "--image_size", type=int, help="height and width of its images; default: by model, or by the file"
+    )
     args = parser.parse_args()
     with doing(make_console(), f"reading {args.checkpoint}"), commands.reported():
         written = import_checkpoint(

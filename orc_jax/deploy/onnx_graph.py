@@ -20,6 +20,7 @@ from orc_jax.errors import UserError
 OPSET, IR_VERSION = 17, 8  # of 2022: what runtimes of any age read
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min"}
+UNARY = {"exp": "Exp", "neg": "Neg", "sqrt": "Sqrt", "logistic": "Sigmoid", "tanh": "Tanh", "erf": "Erf"}
 CHANNELS_FIRST = (0, 3, 1, 2)
 
 
@@ -127,7 +128,8 @@ def _sum(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
 
 def _reshape(graph: Graph, eqn: Any, x: Tensor) -> list[Value]:
     shape = [size if isinstance(size, int) else -1 for size in eqn.outvars[0].aval.shape]
-    _require(eqn, eqn.params.get("dimensions") is None and shape.count(-1) == 1)
+    plain = eqn.primitive.name == "squeeze" or eqn.params["dimensions"] is None
+    _require(eqn, plain and shape.count(-1) == 1)
     source = graph.stored(x, range(len(x.axes)))
     (name,) = graph.node("Reshape", source, graph.constant(np.array(shape, np.int64)))
     return [Tensor(name, tuple(range(len(shape))))]
@@ -138,8 +140,98 @@ def _transpose(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
 
 
 def _matrix_product(graph: Graph, eqn: core.JaxprEqn, x: Value, y: Value) -> list[Value]:
-    _require(eqn, eqn.params["dimension_numbers"] == (((1,), (0,)), ((), ())))
-    return [Tensor(graph.node("MatMul", graph.stored(x, (0, 1)), graph.stored(y, (0, 1)))[0], (0, 1))]
+    of_both, batch = dimensions = eqn.params["dimension_numbers"]
+    if isinstance(y, np.ndarray) and y.ndim == 2 and len(of_both[0]) == 1 and not any(batch):
+        ((of_x,), (of_y,)) = of_both
+        order = [axis for axis in range(_rank(x)) if axis != of_x]
+        name = graph.node("MatMul", graph.stored(x, [*order, of_x]), graph.stored(y, (of_y, 1 - of_y)))[0]
+        return [Tensor(name, tuple(range(len(order) + 1)))]
+    return _einsum(graph, dimensions, x, y)
+
+
+def _einsum(graph: Graph, dimensions: Any, x: Value, y: Value) -> list[Value]:
+    """Any other product: batch axes, then the other axes of both, as JAX has it."""
+    (of_x, of_y), (batch_x, batch_y) = dimensions
+    letters = iter("abcdefghijklmnopqrstuvwxyz")
+    names_x = {axis: next(letters) for axis in range(_rank(x))}
+    shared = dict(zip((*of_y, *batch_y), (*of_x, *batch_x), strict=True))
+    names_y = {axis: names_x[shared[axis]] if axis in shared else next(letters) for axis in range(_rank(y))}
+    result = [names_x[axis] for axis in batch_x]
+    result += [name for axis, name in names_x.items() if axis not in (*of_x, *batch_x)]
+    result += [name for axis, name in names_y.items() if axis not in shared]
+    terms, inputs = [], []
+    for operand, names in ((x, names_x), (y, names_y)):
+        axes = operand.axes if isinstance(operand, Tensor) else tuple(range(operand.ndim))
+        terms.append("".join(names[axis] for axis in axes))
+        inputs.append(graph.stored(operand, axes))
+    (name,) = graph.node("Einsum", *inputs, equation=f"{','.join(terms)}->{''.join(result)}")
+    return [Tensor(name, tuple(range(len(result))))]
+
+
+def _rank(value: Value) -> int:
+    return len(value.axes) if isinstance(value, Tensor) else value.ndim
+
+
+def _unary(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
+    return [Tensor(graph.node(UNARY[eqn.primitive.name], x.name)[0], x.axes)]
+
+
+def _same(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
+    return [x]
+
+
+def _square(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
+    return [Tensor(graph.node("Mul", x.name, x.name)[0], x.axes)]
+
+
+def _rsqrt(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
+    return [Tensor(graph.node("Reciprocal", graph.node("Sqrt", x.name)[0])[0], x.axes)]
+
+
+def _erfc(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
+    one = graph.constant(np.asarray(1, np.float32))
+    return [Tensor(graph.node("Sub", one, graph.node("Erf", x.name)[0])[0], x.axes)]
+
+
+def _max(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
+    reduced = [int(axis) for axis in eqn.params["axes"]]
+    kept = [axis for axis in x.axes if axis not in reduced]
+    (name,) = graph.node("ReduceMax", x.name, axes=[x.axes.index(axis) for axis in reduced], keepdims=0)
+    return [Tensor(name, tuple(sorted(kept).index(axis) for axis in kept))]
+
+
+def _broadcast(graph: Graph, eqn: Any, x: Tensor) -> list[Value]:
+    """New axes of size 1, and axes of size 1 that become larger."""
+    shape, where = eqn.outvars[0].aval.shape, [int(axis) for axis in eqn.params["broadcast_dimensions"]]
+    before = dict(zip(where, eqn.invars[0].aval.shape, strict=True))
+    new = [axis for axis in range(len(shape)) if axis not in where]
+    name = graph.stored(x, range(len(x.axes)))
+    if new:
+        (name,) = graph.node("Unsqueeze", name, graph.constant(np.array(new, np.int64)))
+    if any(before.get(axis, 1) != size for axis, size in enumerate(shape)):
+        grown = [1 if before.get(axis, 1) == size else size for axis, size in enumerate(shape)]
+        _require(eqn, all(isinstance(size, int) for size in grown))
+        (name,) = graph.node("Expand", name, graph.constant(np.array(grown, np.int64)))
+    return [Tensor(name, tuple(range(len(shape))))]
+
+
+def _slice(graph: Graph, eqn: Any, x: Tensor) -> list[Value]:
+    params, sizes = eqn.params, eqn.invars[0].aval.shape
+    strides = params["strides"] or (1,) * len(sizes)
+    ranges = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
+    cut = {axis: of for axis, of in enumerate(ranges) if of != (0, sizes[axis], 1)}
+    columns = [*zip(*cut.values(), strict=True)] or [(), (), ()]
+    starts, ends, steps = (graph.constant(np.array(column, np.int64)) for column in columns)
+    where = graph.constant(np.array([x.axes.index(axis) for axis in cut], np.int64))
+    return [Tensor(graph.node("Slice", x.name, starts, ends, where, steps)[0], x.axes)]
+
+
+def _pad(graph: Graph, eqn: core.JaxprEqn, x: Tensor, value: Value) -> list[Value]:
+    config = [eqn.params["padding_config"][axis] for axis in x.axes]
+    _require(eqn, isinstance(value, np.ndarray) and all(low >= 0 <= high and not inner for low, high, inner in config))
+    pads = [int(low) for low, _, _ in config] + [int(high) for _, high, _ in config]
+    (name,) = graph.node("Pad", x.name, graph.constant(np.array(pads, np.int64)), graph.stored(value, ()))
+    return [Tensor(name, x.axes)]
 
 
 def _concatenate(graph: Graph, eqn: core.JaxprEqn, *values: Value) -> list[Value]:
@@ -165,6 +257,15 @@ RULES: dict[str, Callable[..., list[Value]]] = {
     "reshape": _reshape,
     "squeeze": _reshape,
     "transpose": _transpose,
+    "broadcast_in_dim": _broadcast,
+    "reduce_max": _max,
+    "slice": _slice,
+    "pad": _pad,
+    **dict.fromkeys(UNARY, _unary),
+    **dict.fromkeys(("copy", "copy_p", "stop_gradient"), _same),
+    "square": _square,
+    "rsqrt": _rsqrt,
+    "erfc": _erfc,
     "dot_general": _matrix_product,
     "concatenate": _concatenate,
     "split": _split,

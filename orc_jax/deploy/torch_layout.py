@@ -17,8 +17,8 @@ AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
 
 def torch_name(name: str) -> str:
     """The PyTorch name of one of our parameters or statistics: `layer1.0.bn1.scale` is `layer1.0.bn1.weight`."""
-    module, _, leaf = name.rpartition(".")
-    return f"{module}.{RENAMED.get(leaf, leaf)}"
+    module, dot, leaf = name.rpartition(".")
+    return f"{module}{dot}{RENAMED.get(leaf, leaf)}"
 
 
 def from_torch(value: np.ndarray) -> np.ndarray:

@@ -10,13 +10,17 @@ from functools import partial
 
 from flax import nnx
 
+from orc_jax.models import efficientnet
+from orc_jax.models.convnext import ConvNeXt
 from orc_jax.models.densenet import DenseNet
+from orc_jax.models.efficientnet import EfficientNet
 from orc_jax.models.mobilenetv1 import MobileNetV1
 from orc_jax.models.mobilenetv2 import MobileNetV2, MobileNetV2Half
 from orc_jax.models.plane import Plane
 from orc_jax.models.resnet import ResNet
 from orc_jax.models.shufflenet import ShuffleV1, ShuffleV2
 from orc_jax.models.vgg import VGG, LinearsVGG
+from orc_jax.models.vit import Mixer, VisionTransformer, last_quarter
 from orc_jax.models.wrn import BiasedWideResNet, WideResNet
 
 Model = Callable[..., nnx.Module]
@@ -57,6 +61,48 @@ small_resnet = partial(ResNet, shortcut="shortcut", head="linear")
 FOUR_STAGES = {"widths": (64, 64, 128, 256, 512)}
 FOUR_BOTTLENECK_STAGES = {"widths": (64, 256, 512, 1024, 2048), "inner": (64, 128, 256, 512)}
 
+# Vision transformers, all of 12 blocks: DeiT's and timm's are the same networks, with other weights and recipes.
+VIT_SIZES = {
+    "tiny": {"features": 192, "heads": 3},
+    "small": {"features": 384, "heads": 6},
+    "base": {"features": 768, "heads": 12},
+}
+SMALL_VITS: dict[str, Model] = {
+    f"deit_{size}_patch4_32": partial(VisionTransformer, patch=4, image_shape=(32, 32, 3), **numbers)
+    for size, numbers in VIT_SIZES.items()
+}
+LARGE_VITS: dict[str, Model] = {
+    f"{family}_{size}_patch16_224": partial(VisionTransformer, **numbers)
+    for family in ("deit", "vit")
+    for size, numbers in VIT_SIZES.items()
+}
+mixer_small = partial(Mixer, features=512, blocks=8)
+CONVNEXT_SIZES = {
+    "atto": {"blocks": (2, 2, 6, 2), "widths": (40, 80, 160, 320)},
+    "femto": {"blocks": (2, 2, 6, 2), "widths": (48, 96, 192, 384)},
+    "pico": {"blocks": (2, 2, 6, 2), "widths": (64, 128, 256, 512)},
+    "nano": {"blocks": (2, 2, 8, 2), "widths": (80, 160, 320, 640)},
+    "tiny": {"blocks": (3, 3, 9, 3), "widths": (96, 192, 384, 768), "convolutional": False},
+}
+SMALL_CONVNEXTS: dict[str, Model] = {
+    f"convnext_{size}_32": partial(ConvNeXt, patch=1, image_shape=(32, 32, 3), **numbers)
+    for size, numbers in CONVNEXT_SIZES.items()
+}
+LARGE_CONVNEXTS: dict[str, Model] = {
+    f"convnext_{size}": partial(ConvNeXt, **numbers) for size, numbers in CONVNEXT_SIZES.items()
+}
+EFFICIENTNETS: dict[str, dict] = {
+    "efficientnet_b0": {"stages": efficientnet.B0, "stem": 32, "style": efficientnet.efficient()},
+    "efficientnet_b1": {"stages": efficientnet.B1, "stem": 32, "style": efficientnet.efficient()},
+    "tf_efficientnetv2_s": {
+        "stages": efficientnet.V2_S,
+        "stem": 24,
+        "style": efficientnet.efficient(same=True, eps=1e-3),
+    },
+    "mobilenetv3_small_100": {"stages": efficientnet.V3_SMALL, "stem": 16, "style": efficientnet.mobile(head=1024)},
+    "mobilenetv3_large_100": {"stages": efficientnet.V3_LARGE, "stem": 16, "style": efficientnet.mobile()},
+}
+
 # Networks for images of 32x32 pixels.
 SMALL: dict[str, Model] = {
     **RESNETS,
@@ -77,8 +123,12 @@ SMALL: dict[str, Model] = {
     "vgg16_linears": LinearsVGG,
     **PLANES,
     **SWITOKDS,
+    **SMALL_VITS,
+    "mixer_s4_32": partial(mixer_small, patch=4, image_shape=(32, 32, 3)),
+    **SMALL_CONVNEXTS,
 }
-# Networks for images of 224x224 pixels: torchvision's. `resnet50` is the name of a network of depth 6n+2.
+# Networks for larger images, most of 224x224 pixels: torchvision's, and from `resnet18d` on timm's. `resnet50` is the
+# name of a network of depth 6n+2.
 large_resnet = partial(ResNet, stem="large", image_shape=(224, 224, 3))
 LARGE: dict[str, Model] = {
     "resnet10": partial(large_resnet, blocks=(1, 1, 1, 1), **FOUR_STAGES),
@@ -86,9 +136,24 @@ LARGE: dict[str, Model] = {
     "resnet34": partial(large_resnet, blocks=(3, 4, 6, 3), **FOUR_STAGES),
     "imagenet_resnet50": partial(large_resnet, blocks=(3, 4, 6, 3), **FOUR_BOTTLENECK_STAGES),
     "mobilenet_v2": MobileNetV2,
+    "resnet18d": partial(large_resnet, stem="deep", blocks=(2, 2, 2, 2), **FOUR_STAGES),
+    "resnet34d": partial(large_resnet, stem="deep", blocks=(3, 4, 6, 3), **FOUR_STAGES),
+    "resnet50d": partial(large_resnet, stem="deep", blocks=(3, 4, 6, 3), **FOUR_BOTTLENECK_STAGES),
+    **LARGE_VITS,
+    "mixer_s16_224": mixer_small,
+    **LARGE_CONVNEXTS,
+    **{name: partial(EfficientNet, **numbers) for name, numbers in EFFICIENTNETS.items()},
 }
+# The sides of the images that a network is made for, where they are not those of its group.
+SIDES: dict[str, int] = {"efficientnet_b1": 240, "tf_efficientnetv2_s": 300}
 
 MODELS: dict[str, Model] = {**SMALL, **LARGE}
+
+
+def last_blocks(blocks: int) -> tuple[str, ...]:
+    """The parts of the last stage of a transformer or a mixer."""
+    return (*(f"blocks.{i}" for i in range(last_quarter(blocks), blocks)), "norm", "head")
+
 
 # The parts of a network that are its last stage and its classifier: what a peer of PCL has for itself.
 LAST_STAGE: dict[str, tuple[str, ...]] = {
@@ -97,6 +162,7 @@ LAST_STAGE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(VGGS, ("block4", "classifier")),
     **dict.fromkeys(("ResNet18", "ResNet34", "ResNet50"), ("layer4", "linear")),
     **dict.fromkeys(("resnet10", "resnet18", "resnet34", "imagenet_resnet50"), ("layer4", "fc")),
+    **dict.fromkeys(("resnet18d", "resnet34d", "resnet50d"), ("layer4", "fc")),
     "ShuffleV1": ("layer3", "linear"),
     "ShuffleV2": ("layer3", "conv2", "bn2", "linear"),
     "densenet_40_12": ("features.denseblock3", "fc"),
@@ -104,6 +170,14 @@ LAST_STAGE: dict[str, tuple[str, ...]] = {
     "vgg16_linears": ("layer4", "classifier"),
     **{f"switokd_wrn_16_{k}": ("layer3", "bn1", "linear") for k in (1, 2, 8, 10)},
     "switokd_resnet20": ("layer3", "linear"),
+    # without stages: the last quarter of the blocks
+    **dict.fromkeys([*SMALL_VITS, *LARGE_VITS], last_blocks(12)),
+    **dict.fromkeys(("mixer_s4_32", "mixer_s16_224"), last_blocks(8)),
+    **dict.fromkeys([*SMALL_CONVNEXTS, *LARGE_CONVNEXTS], ("stages.3", "head")),
+    **{
+        name: efficientnet.parts_of_last_stage(numbers["stages"], numbers["style"])
+        for name, numbers in EFFICIENTNETS.items()
+    },
 }
 
 # How many feature points a network has (see `orc_jax.models.points`): what methods compare that look inside.
@@ -125,7 +199,24 @@ LADDERS: tuple[dict[str, int], ...] = (
     {f"plane{depth}": depth for depth in (2, 4, 6, 8, 10)},
     {"resnet10": 4, "resnet18": 8, "resnet34": 16},
     {"ResNet18": 8, "ResNet34": 16},
+    {"resnet18d": 8, "resnet34d": 16},
+    # by width, as the parameters of a block grow with its square
+    *(
+        {name.format(size): numbers["features"] for size, numbers in VIT_SIZES.items()}
+        for name in ("deit_{}_patch4_32", "deit_{}_patch16_224", "vit_{}_patch16_224")
+    ),
+    *(
+        {name.format(size): numbers["widths"][0] for size, numbers in CONVNEXT_SIZES.items()}
+        for name in ("convnext_{}", "convnext_{}_32")
+    ),
+    {"efficientnet_b0": 16, "efficientnet_b1": 23},
+    {"mobilenetv3_small_100": 11, "mobilenetv3_large_100": 15},
 )
+
+
+def sides(name: str) -> int:
+    """Height and width of the images that a network is made for."""
+    return SIDES.get(name, 224 if name in LARGE else 32)
 
 
 def ladder(teacher: str, student: str, count: int) -> tuple[str, ...]:

@@ -294,8 +294,10 @@ def conv_general_dilated(
     if out_sharding is not None:
         raise ValueError("out_sharding: explicit shardings are not supported, the pool shards by pmap")
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    undilated = not isinstance(padding, str) and lhs_dilation in (None, (1, 1)) and rhs_dilation in (None, (1, 1))
+    undilated = lhs_dilation in (None, (1, 1)) and rhs_dilation in (None, (1, 1))
     canonical = undilated and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
+    if canonical and isinstance(padding, str):
+        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
     if feature_group_count > 1 and canonical and not isinstance(padding, str):
         if feature_group_count == lhs.shape[-1] == rhs.shape[-1]:
             return depthwise(lhs, rhs, window_strides, padding)

@@ -35,7 +35,7 @@ class Layers(NamedTuple):
     """The layers of one network, given what all of them share.
 
     conv: `(in_features, features, kernel_size, *, strides=1, groups=1, bias_init=None, ...) -> nnx.Conv`
-    norm: `(features, *, momentum=0.1) -> BatchNorm`
+    norm: `(features, *, momentum=0.1, eps=1e-5) -> BatchNorm`
     linear: `(in_features, features, *, kernel_init, bias_init) -> nnx.Linear`
     """
 
@@ -80,22 +80,25 @@ def conv(
     bias_init: nnx.Initializer | None = None,
     padding: int | None = None,
     input_dilation: int = 1,
+    same: bool = False,
     kernel_init: nnx.Initializer,
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
     """A square convolution; with a bias if there is an initializer.
 
-    It is padded on every side by `padding`, or `kernel_size // 2`. With `input_dilation` d it is a transposed one of
-    stride d: PyTorch's with padding p has the kernel flipped, and `kernel_size - 1 - p` here.
+    It is padded on every side by `padding`, or `kernel_size // 2`; with `same` as TensorFlow does: at the right and the
+    bottom by one more, where strides ask for it. With `input_dilation` d it is a transposed one of stride d: PyTorch's
+    with padding p has the kernel flipped, and `kernel_size - 1 - p` here.
     """
     pad = kernel_size // 2 if padding is None else padding
+    sides: Any = "SAME" if same else ((pad, pad), (pad, pad))
     return nnx.Conv(
         in_features,
         features,
         (kernel_size, kernel_size),
         strides,
-        padding=((pad, pad), (pad, pad)),
+        padding=sides,
         input_dilation=input_dilation,
         feature_group_count=groups,
         use_bias=bias_init is not None,
@@ -127,19 +130,25 @@ def linear(
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation as PyTorch has it: eps 1e-5, running statistics `0.9 * old + 0.1 * batch`.
+    """Batch normalisation as PyTorch has it: running statistics `0.9 * old + 0.1 * batch`.
 
     Two things set it apart from `flax.nnx.BatchNorm`: the running variance is the unbiased one (as in every PyTorch
     checkpoint and table), and statistics are float32 also when the activations are bfloat16, in evaluation too.
 
     With `axis_name` the statistics are those of the global batch over that mapped axis. `momentum` is PyTorch's: how
-    far a batch moves the running statistics.
+    far a batch moves the running statistics; `eps`, 1e-5 there, is added to the variance.
     """
 
     def __init__(
-        self, features: int, *, momentum: float = 0.1, dtype: DTypeLike = jnp.float32, axis_name: str | None = None
+        self,
+        features: int,
+        *,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        dtype: DTypeLike = jnp.float32,
+        axis_name: str | None = None,
     ):
-        self.momentum = momentum
+        self.momentum, self.eps = momentum, eps
         self.scale = nnx.Param(jnp.ones(features))
         self.bias = nnx.Param(jnp.zeros(features))
         self.mean = nnx.BatchStat(jnp.zeros(features))
@@ -155,7 +164,7 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = self._batch_statistics(x)
-        factor = jax.lax.rsqrt(var + 1e-5) * self.scale[...]
+        factor = jax.lax.rsqrt(var + self.eps) * self.scale[...]
         offset = self.bias[...] - mean * factor
         return (x * factor[None, None, None] + offset[None, None, None]).astype(self.dtype)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import Var
 
-from orc_jax.models import Model, noise, points
+from orc_jax.models import Model, blocks, noise, points
 
 Params = dict[str, jax.Array]  # by dotted name: {"layer1.0.conv1.kernel": ..., ...}
 
@@ -43,13 +43,14 @@ def make_network(
     maps: tuple[str, ...] = (),
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
+    attention: blocks.Implementation = "xla",
 ) -> Network:
     """The pure functions of a model, one of `MODELS` or of one's own; the arguments are the model's.
 
     `convolution` takes the place of JAX's own in its layers; `orc_jax.models.conv` has those for pools. With `early`,
     or with `maps`, `train` and `predict` give a dict after logits and features: `early`, the early features (see
     `layers.branch_point`), and `maps`, those kinds of `points.Maps`. `dropout` and `stochastic_depth` are the rates of
-    such layers.
+    such layers, `attention` is its implementation (see `blocks.attention_for`).
     """
     given = {"image_shape": image_shape, "dtype": jnp.dtype(dtype), "axis_name": axis_name}
 
@@ -65,6 +66,9 @@ def make_network(
     for module in convolutions:
         if module.conv_general_dilated is jax.lax.conv_general_dilated:
             module.conv_general_dilated = convolution
+    attentions: list[Any] = [module for _, module in nnx.iter_modules(abstract) if isinstance(module, blocks.Attention)]
+    for module in attentions:
+        module.implementation = attention
     rates = {"dropout": dropout, "stochastic_depth": stochastic_depth}
     draws = []
     for field, kind in noise.KINDS.items():
@@ -122,7 +126,7 @@ def layers_of(
 ) -> dict[str, int]:
     """The layer of each parameter, counted from the images, in the order in which `predict` first uses them.
 
-    A block, such as `layer1.0`, is one layer. What has no kernel, such as a normalisation, goes with what is before it.
+    A block (see `block_of`) is one layer. What has no kernel, such as a normalisation, goes with what is before it.
     """
     params, batch_stats = weight_shapes(network)
     jaxpr = jax.make_jaxpr(network.predict)(params, batch_stats, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
@@ -130,16 +134,25 @@ def layers_of(
     for i, equation in enumerate(jaxpr.eqns):
         used |= {variable: i for variable in equation.invars if isinstance(variable, Var) and variable not in used}
     inputs = dict(zip(sorted(params), jaxpr.jaxpr.invars[: len(params)], strict=True))  # dicts are traced sorted
-    blocks: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in sorted(params, key=lambda name: used.get(inputs[name], len(jaxpr.eqns))):
-        parts = name.split(".")
-        number = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
-        blocks.setdefault(".".join(parts[: number + 1]), []).append(name)
+        groups.setdefault(block_of(name), []).append(name)
     layers, layer = {}, -1
-    for names in blocks.values():
+    for names in groups.values():
         layer += any(is_kernel(name, params[name]) for name in names)
         layers |= dict.fromkeys(names, max(layer, 0))
     return layers
+
+
+def block_of(name: str) -> str:
+    """The block that a parameter belongs to: up to its first number, `layer1.0`, or to that of a list within a stage,
+    `blocks.1.0` or `stages.2.blocks.0`; without a number what the network calls it, `fc`."""
+    parts = name.split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+    if not numbers:
+        return parts[0]
+    within = numbers[0] + (2 if parts[numbers[0] + 1] == "blocks" else 1)
+    return ".".join(parts[: (within if within in numbers else numbers[0]) + 1])
 
 
 def class_axes(model: Model, num_classes: int, image_shape: tuple[int, int, int]) -> dict[str, int]:

@@ -1,9 +1,9 @@
 """Residual networks with post-activation (He et al., CVPR 2016), for small images and for ImageNet.
 
 One class covers the families of the field's tables: RepDistiller's ResNets of depth 6n+2 and their "x4" variants, its
-ResNet18/34/50 for small images, the two bottleneck networks of online distillation (ONE, OKDDip, PCL), and
-torchvision's ResNets for ImageNet. All have projection shortcuts (option B), and stride 2 in the 3x3 convolution of a
-stage's first block.
+ResNet18/34/50 for small images, the two bottleneck networks of online distillation (ONE, OKDDip, PCL), torchvision's
+ResNets for ImageNet, and timm's ResNet-D (He et al., CVPR 2019). All but one have projection shortcuts (option B), and
+stride 2 in the 3x3 convolution of a stage's first block.
 
 Attribute names are those of the PyTorch state dicts: `conv1 bn1 layer1.0.conv1 ... layer2.0.downsample.0 ... fc`.
 """
@@ -34,10 +34,13 @@ class Block(nnx.Module):
     """A residual block: two 3x3 convolutions ("basic"), or with `inner` features a bottleneck 1x1, 3x3, 1x1.
 
     `shortcut` is the name of the attribute that holds the projection; a `padded` one has no parameters (option A).
-    `drop` is what the branch goes through.
+    Where it is `tweaked` the mean of 2x2 pixels comes before the projection, and the branch starts at 0. `drop` is what
+    the branch goes through.
     """
 
-    def __init__(self, layers: Layers, in_features, features, *, inner, strides, shortcut, drop, padded=False):
+    def __init__(
+        self, layers: Layers, in_features, features, *, inner, strides, shortcut, drop, padded=False, tweaked=False
+    ):
         if inner is None:
             shapes = [(in_features, features, 3, strides), (features, features, 3, 1)]
         else:
@@ -45,8 +48,13 @@ class Block(nnx.Module):
         for i, (fan_in, fan_out, kernel_size, stride) in enumerate(shapes, start=1):
             setattr(self, f"conv{i}", layers.conv(fan_in, fan_out, kernel_size, strides=stride))
             setattr(self, f"bn{i}", layers.norm(fan_out))
+        if tweaked:
+            getattr(self, f"bn{len(shapes)}").scale[...] *= 0.0
         projection = []  # none: the identity
-        if strides != 1 or in_features != features:
+        if tweaked and (strides != 1 or in_features != features):
+            pooling = halve if strides == 2 else identity
+            projection = [pooling, layers.conv(in_features, features, 1), layers.norm(features)]
+        elif strides != 1 or in_features != features:
             convolution = layers.conv(in_features, features, 1, strides=strides)
             projection = [functools.partial(pad, features=features)] if padded else [convolution, layers.norm(features)]
         setattr(self, shortcut, nnx.List(projection))
@@ -71,6 +79,24 @@ def pad(x: jax.Array, *, features: int) -> jax.Array:
     return jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (side, side)))
 
 
+def identity(x: jax.Array) -> jax.Array:
+    return x
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """The mean of 2x2 pixels, or of fewer where the sides are odd."""
+    if x.shape[1] % 2 == x.shape[2] % 2 == 0:
+        return nnx.avg_pool(x, (2, 2), (2, 2))
+    return nnx.avg_pool(x, (2, 2), (2, 2), "SAME", count_include_pad=False)
+
+
+def deep_stem(layers: Layers, channels: int, features: int) -> list:
+    """Three 3x3 convolutions in place of the 7x7 one, of half the features but for the last."""
+    half = features // 2
+    first = [layers.conv(channels, half, 3, strides=2), layers.norm(half), nnx.relu]
+    return [*first, layers.conv(half, half, 3), layers.norm(half), nnx.relu, layers.conv(half, features, 3)]
+
+
 class ResNet(nnx.Module):
     """A residual network of three or four stages, all but the first of which halve the resolution.
 
@@ -78,7 +104,8 @@ class ResNet(nnx.Module):
         blocks: residual blocks of each stage.
         widths: channels of the stem and of each stage.
         inner: channels inside the bottlenecks of each stage; () for basic blocks.
-        stem: "small", a 3x3 convolution, or "large", a 7x7 convolution and a max-pool that each halve the resolution.
+        stem: "small", a 3x3 convolution; "large", a 7x7 convolution and a max-pool that each halve the resolution; or
+            "deep", which has three 3x3 convolutions for the 7x7 one, and tweaked blocks: ResNet-D.
         shortcut, head: names of the attributes that hold the projections and the classifier.
         padded: shortcuts without parameters (option A), and He's initial weights by fan-in, of the classifier too: as
             the code of SwitOKD has it.
@@ -99,8 +126,11 @@ class ResNet(nnx.Module):
         **given: Unpack[Given],
     ):
         layers = make_layers(kernel_init=he_fan_in if padded else he_fan_out, **given)
-        kernel_size, strides = {"small": (3, 1), "large": (7, 2)}[stem]
-        self.conv1 = layers.conv(image_shape[-1], widths[0], kernel_size, strides=strides)
+        if stem == "deep":
+            self.conv1 = nnx.List(deep_stem(layers, image_shape[-1], widths[0]))
+        else:
+            kernel_size, strides = {"small": (3, 1), "large": (7, 2)}[stem]
+            self.conv1 = layers.conv(image_shape[-1], widths[0], kernel_size, strides=strides)
         self.bn1 = layers.norm(widths[0])
         for i, count in enumerate(blocks):
             stage = nnx.List()
@@ -115,6 +145,7 @@ class ResNet(nnx.Module):
                         shortcut=shortcut,
                         drop=StochasticDepth(sum(blocks[:i]) + j + 1, sum(blocks)),
                         padded=padded,
+                        tweaked=stem == "deep",
                     )
                 )
             setattr(self, f"layer{i + 1}", stage)
@@ -123,8 +154,9 @@ class ResNet(nnx.Module):
         self.head, self.stem = head, stem
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = nnx.relu(self.bn1(self.conv1(images)))
-        if self.stem == "large":
+        x = apply(self.conv1, images) if isinstance(self.conv1, nnx.List) else self.conv1(images)
+        x = nnx.relu(self.bn1(x))
+        if self.stem != "small":
             x = max_pool(x, 3, strides=2, padding=1)
         note(post=x, preact=x)
         for stage in self.stages:

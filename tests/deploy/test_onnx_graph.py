@@ -52,6 +52,22 @@ FUNCTIONS = {
     "parts, turned round and joined": lambda x: flat(jnp.concatenate(jnp.split(x, [2], axis=2)[::-1], axis=2)),
     "a constant beside the images": lambda x: flat(jnp.concatenate([x, x * 0 + 1], axis=3)),
     "a matrix product": lambda x: x.sum((1, 2)) @ WEIGHT,
+    "a matrix product of the last axis": lambda x: flat(x @ WEIGHT),
+    "a matrix product of another axis": lambda x: flat(
+        jnp.einsum("bhwc,hd->bwcd", x, KERNEL[:, 0, 0, :][[0, 1, 2, 0, 1]])
+    ),
+    "a product of what depends on the images": lambda x: jnp.einsum("bhwc,bhwd->bcd", x, x).sum(1),
+    "a product with batch axes": lambda x: flat(jnp.einsum("bhwc,bvwc->bwhv", x, x.transpose(0, 1, 2, 3) - 1)),
+    "softmax": lambda x: flat(jax.nn.softmax(x / 99, axis=2)),
+    "a mean that is broadcast again": lambda x: flat(x - jnp.broadcast_to(x.mean(3, keepdims=True), x.shape)),
+    "roots and squares": lambda x: flat(lax.rsqrt(jnp.square(x) + 1.0) + jnp.sqrt(x)),
+    "activations": lambda x: flat(
+        jax.nn.gelu(x / 99 - 1, approximate=False) + jax.nn.silu(x / 99 - 1) + jnp.tanh(x) + lax.erf(x / 99)
+    ),
+    "hard activations": lambda x: flat(jax.nn.hard_swish(x / 50 - 2) + jax.nn.hard_sigmoid(x / 50 - 2)),
+    "parts and zeros around them": lambda x: flat(
+        jnp.pad(lax.slice_in_dim(x, 1, 4, 2, axis=1), ((0, 0), (1, 0), (0, 2), (0, 0)))
+    ),
     "differences and quotients, either way": lambda x: flat((1.0 - x) / (x + 2.0) - x / 3.0),
     "maxima and minima": lambda x: flat(jnp.minimum(jnp.maximum(0.0, x - 100.0), 6.0) + jnp.maximum(x, 50.0)),
     "what does not depend on the images": lambda x: flat(x * jnp.asarray(KERNEL[0, 0, :, 0]).sum()),
@@ -82,7 +98,8 @@ REFUSED = {
     "reduce_window_max": lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 3), (1, 1, 1, 1), "VALID")[
         :, 0, 0
     ],
-    "dot_general": lambda x: jnp.einsum("bhwc,bhwd->bcd", x, x)[:, 0],
+    "pad": lambda x: lax.pad(x, 0.0, ((0, 0, 0), (0, 1, 1), (0, 0, 0), (0, 0, 0))).sum((2, 3)),
+    "gather": lambda x: x[:, jnp.array([0, 2])].sum((2, 3)),
 }
 
 

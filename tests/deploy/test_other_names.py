@@ -91,6 +91,7 @@ def test_another_network_of_this_name_is_named():
     """torchvision's resnet50 is not the one of depth 6n+2, and so on."""
     with pytest.raises(UserError, match=r"(?s)another shape: conv1.weight \(32, 3, 3, 3\).* It is --model=resnet8x4$"):
         choose({"": state_of(network_of("resnet8x4", 7))}, "resnet8")
-    assert [name for name in MODELS if _alike("resnet50", name)] == ["resnet50", "ResNet50", "imagenet_resnet50"]
+    alike = ["resnet50", "ResNet50", "imagenet_resnet50", "resnet50d"]
+    assert [name for name in MODELS if _alike("resnet50", name)] == alike
     assert [name for name in MODELS if _alike("vgg16", name)] == ["vgg16", "vgg16_linears"]
     assert not _alike("wrn_16_1", "wrn_16_10")

@@ -23,7 +23,6 @@ from orc_jax.pool import Pool, StackState, make_spec
 from orc_jax.step import init_state, make_train_step
 from orc_jax.testing import build_run
 from orc_jax.verbs import predict
-from tests.models.test_parameter_counts import COUNTS
 
 torch = pytest.importorskip("torch")
 torch_models = pytest.importorskip("tests.torch_models")
@@ -92,7 +91,7 @@ def run_once(function, *args, compiled):
 QUICK = {"resnet8", "wrn_16_1", "wrn_20_8", "ResNet18", "vgg8", "plane2", "plane10"}
 QUICK |= {"densenet_40_12_norm", "vgg16_linears", "switokd_wrn_16_1", "switokd_resnet20", "MobileNetV1"}
 QUICK |= {"ShuffleV1", "resnet10"}
-CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in COUNTS]
+CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in torch_models.MODELS]
 
 
 def imported(name, networks, size):

@@ -7,6 +7,7 @@ import pytest
 from orc_jax.models import LADDERS, LARGE, LAST_STAGE, MODELS, VGGS, ladder
 from orc_jax.models.network import make_network, weight_shapes
 from tests.conftest import TINY
+from tests.models.test_parameter_counts import COUNTS
 
 
 def test_ladder():
@@ -23,6 +24,8 @@ def test_ladder():
     assert ladder("resnet34", "resnet18", 1) == ("resnet18",)
     assert ladder("resnet34", "resnet10", 1) == ("resnet18",)
     assert ladder("ResNet34", "ResNet18", 1) == ("ResNet18",)
+    assert ladder("deit_base_patch16_224", "deit_tiny_patch16_224", 1) == ("deit_small_patch16_224",)
+    assert ladder("convnext_tiny", "convnext_atto", 3) == ("convnext_nano", "convnext_pico", "convnext_femto")
     assert ladder("resnet32x4", "resnet20", 2) == ("resnet20", "resnet20")  # no ladder between families
     assert ladder("vgg13", "MobileNetV2", 1) == ("MobileNetV2",)
     assert ladder("resnet56", "resnet20", 0) == ()
@@ -38,8 +41,8 @@ def weights_of(name):
 def test_ladders_are_in_order_of_size():
     for family in LADDERS:
         names = sorted(family, key=lambda name: family[name])
-        counts = [sum(x.size for x in weights_of(name).values()) for name in (names[0], names[-1])]
-        assert counts[0] < counts[1] and len(set(family.values())) == len(family) > 1
+        counts = [COUNTS[name][0] for name in names]
+        assert counts == sorted(counts) and len(set(family.values())) == len(family) > 1
     assert {name: size for family in LADDERS for name, size in family.items() if name in VGGS} == {
         name: sum(x.ndim == 4 for x in weights_of(name).values())
         for name in VGGS  # convolutions
@@ -49,19 +52,25 @@ def test_ladders_are_in_order_of_size():
 FIRST = {parts: name for name, parts in reversed(LAST_STAGE.items())}  # one network for each way of naming the parts
 
 
-@pytest.mark.parametrize("name", FIRST.values())
+SLOW = ("tf_efficientnetv2_s", "mobilenetv3_large_100", "mixer_s4_32")  # of a family that another one stands for
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in FIRST.values()])
 def test_every_last_stage_is_the_last(name):
     """Names of parts that no longer exist would share everything, or nothing."""
     weights, parts = weights_of(name), LAST_STAGE[name]
     of_parts = {part: {weight for weight in weights if weight.startswith(f"{part}.")} for part in parts}
     assert all(of_parts.values())
     own = set().union(*of_parts.values())
-    # Stages are numbered: of the last all is a network's own, of those before nothing, nor of the first layer.
-    stages = {weight: re.match(r"(?:features\.)?(?:layer|block|denseblock)(\d)\.", weight) for weight in weights}
+    # Stages or blocks are numbered: of the last all is a network's own, of those before nothing, nor the first layer.
+    numbered = r"(?:features\.)?(?:layer|block|denseblock|blocks\.|stages\.)(\d+)\."
+    stages = {weight: re.match(numbered, weight) for weight in weights}
     numbers = {weight: int(match[1]) for weight, match in stages.items() if match}
     assert len(set(numbers.values())) >= 3
-    assert {weight for weight, number in numbers.items() if number == max(numbers.values())} == own & set(numbers)
-    classifiers = {weight for weight, x in weights.items() if x.ndim == 2}
+    first_own = min(number for weight, number in numbers.items() if weight in own)
+    assert {weight for weight, number in numbers.items() if number >= first_own} == own & set(numbers)
+    assert first_own > max(numbers.values()) / 2
+    classifiers = {weight for weight, x in weights.items() if x.ndim == 2 and x.shape[1] == 100}
     (first,) = (weight for weight, x in weights.items() if x.ndim == 4 and x.shape[2] == 3)
     assert classifiers and classifiers <= own and first not in own
 

@@ -61,6 +61,7 @@ def test_stochastic_depth_golden():
     [
         (("wrn_16_1", "densenet_40_12", "vgg16_linears", "mobilenet_v2"), ("dropout",)),
         (("resnet8", "resnet18", "ResNet18"), ("stochastic_depth",)),
+        (("deit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_100"), ("dropout", "stochastic_depth")),
         (("vgg8", "switokd_wrn_16_1", "MobileNetV2", "ShuffleV1"), ()),
     ],
 )

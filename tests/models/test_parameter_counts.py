@@ -1,9 +1,11 @@
 """Every registered backbone: exact counts of its trainable parameters, as the field's tables give them."""
 
 import jax
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 
-from orc_jax.models import LARGE, MODELS
+from orc_jax.models import LARGE, MODELS, sides
 from orc_jax.models.network import make_network, weight_shapes
 from tests.conftest import TINY
 
@@ -67,6 +69,38 @@ PUBLISHED_IMAGENET = {
     "imagenet_resnet50": 25_557_032,
     "mobilenet_v2": 3_504_872,
 }
+# Of timm's classes, for 100 and for 10 classes; those with 32 in their names are timm's with other patches.
+TIMM = {
+    "deit_tiny_patch4_32": (5_380_132, 5_362_762),
+    "deit_small_patch4_32": (21_376_996, 21_342_346),
+    "deit_base_patch4_32": (85_221_220, 85_152_010),
+    "deit_tiny_patch16_224": (5_543_716, 5_526_346),
+    "deit_small_patch16_224": (21_704_164, 21_669_514),
+    "deit_base_patch16_224": (85_875_556, 85_806_346),
+    "vit_tiny_patch16_224": (5_543_716, 5_526_346),
+    "vit_small_patch16_224": (21_704_164, 21_669_514),
+    "vit_base_patch16_224": (85_875_556, 85_806_346),
+    "mixer_s4_32": (17_156_196, 17_110_026),
+    "mixer_s16_224": (18_066_564, 18_020_394),
+    "convnext_atto_32": (3_404_820, 3_375_930),
+    "convnext_femto_32": (4_869_124, 4_834_474),
+    "convnext_pico_32": (8_581_092, 8_534_922),
+    "convnext_nano_32": (15_013_060, 14_955_370),
+    "convnext_tiny_32": (27_892_708, 27_823_498),
+    "convnext_atto": (3_406_620, 3_377_730),
+    "convnext_femto": (4_871_284, 4_836_634),
+    "convnext_pico": (8_583_972, 8_537_802),
+    "convnext_nano": (15_016_660, 14_958_970),
+    "convnext_tiny": (27_897_028, 27_827_818),
+    "resnet18d": (11_247_044, 11_200_874),
+    "resnet34d": (21_355_204, 21_309_034),
+    "resnet50d": (23_732_164, 23_547_754),
+    "efficientnet_b0": (4_135_648, 4_020_358),
+    "efficientnet_b1": (6_641_284, 6_525_994),
+    "tf_efficientnetv2_s": (20_305_588, 20_190_298),
+    "mobilenetv3_small_100": (1_620_356, 1_528_106),
+    "mobilenetv3_large_100": (4_330_132, 4_214_842),
+}
 # "BN-stat floats" of the PyTorch classes: running means and variances.
 STATISTICS = {
     "resnet20": 1_568,
@@ -94,6 +128,7 @@ IMAGENET = PUBLISHED_IMAGENET | {"resnet10": 11_689_512 - (73_984 + 295_424 + 1_
 COUNTS |= {
     name: tuple(IMAGENET[name] - (1000 - n) * (dim + 1) for n in (100, 10)) for name, dim in IMAGENET_DIMS.items()
 }
+COUNTS |= TIMM
 
 
 def shapes(name, num_classes):
@@ -110,9 +145,32 @@ def test_every_registered_model_is_in_the_table():
     assert {name: COUNTS[name] for name in PUBLISHED} == PUBLISHED
 
 
-@pytest.mark.parametrize("name", COUNTS)
+# Those that differ from others in patches alone, or in their names, run with `-m slow`.
+ALIKE = [name for name in TIMM if name.startswith("vit") or name.endswith("_32") or name == "resnet34d"]
+
+
+@pytest.mark.parametrize("name", [name for name in COUNTS if name not in TIMM])
 def test_parameter_counts(name):
     assert tuple(size(shapes(name, classes)[0]) for classes in (100, 10)) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in TIMM])
+def test_parameter_counts_of_timm(name):
+    """Of one pass, which takes most of the time: the classifier alone differs with the number of classes."""
+    model, side = MODELS[name], sides(name)
+    given = {"image_shape": (side, side, 3), "dtype": jnp.float32, "axis_name": None}
+    network = nnx.eval_shape(lambda: model(10, **given, rngs=nnx.Rngs(0)))
+    params = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.state(network, nnx.Param))}
+    (dim,) = (x.shape[0] for x in params.values() if x.ndim == 2 and x.shape[1] == 10)
+    assert (size(params) + 90 * (dim + 1), size(params)) == COUNTS[name]
+
+
+def test_counts_of_timm_are_the_published_ones():
+    """timm's tables are of 1000 classes."""
+    published = {"deit_tiny_patch16_224": 5_717_416, "convnext_tiny": 28_589_128, "efficientnet_b0": 5_288_548}
+    published |= {"mobilenetv3_large_100": 5_483_032, "mixer_s16_224": 18_528_264, "resnet50d": 25_576_264}
+    published |= {"tf_efficientnetv2_s": 21_458_488, "deit_base_patch16_224": 86_567_656}
+    assert {name: TIMM[name][0] + 10 * (TIMM[name][0] - TIMM[name][1]) for name in published} == published
 
 
 @pytest.mark.parametrize("name", STATISTICS)

@@ -12,7 +12,14 @@ def args(monkeypatch):
     monkeypatch.setitem(bench.POOLS, "tiny", ("plane2",) * 3)
     monkeypatch.setitem(bench.POOLS, "five", ("tiny_a",) * 3)
     return argparse.Namespace(
-        pools=["tiny"], dtypes=["float32"], batch=8, repeats=1, torch=True, torch_compile=False, vmap=True
+        pools=["tiny"],
+        dtypes=["float32"],
+        batch=8,
+        repeats=1,
+        torch=True,
+        torch_compile=False,
+        vmap=True,
+        network="tiny_b",
     )
 
 
@@ -37,13 +44,14 @@ def test_scaling(args, monkeypatch):
     monkeypatch.setattr(bench, "SIZES", (3, 4))
 
     def small(names, *rest, **more):
-        return prepare(["tiny_a"] * len(names), *rest, **more, method="independent")
+        return prepare(["tiny_a"] * len(names), *rest, **more | {"method": "independent"})
 
     monkeypatch.setattr(bench, "prepare", small)
     by_steps, by_devices, by_size = bench.steps(args), bench.devices(args), bench.sizes(args)
     assert [row["steps per call"] for row in by_steps] == [1, 10]
     assert [row["devices"] for row in by_devices] == [1, 2, 4]
     assert [row["members"] for row in by_size] == [3, 4]
+    assert [row["members"] for row in bench.stack(args)] == [1, 5]
     assert by_steps[1]["of proportional"] == pytest.approx(by_steps[1]["seconds"] / (10 * by_steps[0]["seconds"]))
     assert by_devices[1]["of proportional"] == pytest.approx(by_devices[1]["seconds"] / by_devices[0]["seconds"])
 
