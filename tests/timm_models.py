@@ -205,6 +205,10 @@ def randomize(model: nn.Module, seed: int) -> nn.Module:
             parameter.normal_(0, 0.2, generator=generator)
         elif name.endswith("gamma"):
             parameter.uniform_(0.2, 0.5, generator=generator)
+    for module in model.modules():
+        if getattr(module, "has_skip", False):  # as in `torch_models`: or sums of branches would grow with depth
+            last = next(name for name in ("bn3", "bn2", "bn1") if hasattr(module, name))
+            module.get_submodule(last).weight.mul_(0.3)
     return model
 
 
