@@ -166,7 +166,11 @@ def test_replicas_by_the_command(alone, console, tmp_path):
     ("lists", "fields", "message"),
     [
         ({"learning_rate": "0.1,0.2"}, {"replicas": 3}, "learning_rate=0.1,0.2: 2 values, and config.replicas=3"),
-        ({"momentum": "0.1,0.2"}, {"replicas": 2}, "several values of; accepted are several of learning_rate"),
+        (
+            {"momentum": "0.1,0.2"},
+            {"replicas": 2},
+            "accepted are several of label_smoothing, learning_rate, weight",
+        ),
         ({"learning_rate": "0.1,much"}, {"replicas": 2}, "config.learning_rate=much: must be like"),
         ({}, {"replicas": 0}, "config.replicas=0: must be at least 1"),
         ({}, {"replicas": 2, "validation_share": 0.2}, "each seed holds out another config.validation_share"),

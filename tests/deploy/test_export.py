@@ -40,11 +40,9 @@ QUICK = {
     "wrn_16_1",
     "vgg8",
     "ShuffleV1",
-    "ShuffleV2",
     "densenet_40_12",
     "plane8",
     "resnet10",
-    "mobilenet_v2",
 }
 CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in torch_models.MODELS]
 LOADED = {

@@ -9,7 +9,7 @@ import pytest
 from orc_jax.config import resolve
 from orc_jax.data.augment import none
 from orc_jax.data.types import Images
-from orc_jax.methods import BRANCHED, METHODS, OFFLINE, ONLINE
+from orc_jax.methods import BRANCHED, METHODS, OFFLINE
 from orc_jax.methods.base import Stage
 from orc_jax.methods.dgkd import stages
 from orc_jax.methods.orc import PROMOTED
@@ -137,7 +137,7 @@ def test_what_follows_from_options():
 COMMON = ("learning_rate", "weight_decay", "label_smoothing")  # of all methods
 
 
-@pytest.mark.parametrize("method", each_method((*ONLINE, "kd"), among=VALUES))
+@pytest.mark.parametrize("method", each_method(("orc", "kd"), among=VALUES))
 def test_runs_that_differ_in_values_share_one_program(method, config, toy):
     """The program is the same text, and does what that with the values in it does."""
     for_method(config, method)
@@ -166,7 +166,7 @@ def test_runs_that_differ_in_values_share_one_program(method, config, toy):
     assert not np.array_equal(*kernels)
 
 
-@pytest.mark.parametrize("method", each_method((*ONLINE, "kd")))
+@pytest.mark.parametrize("method", each_method(("orc", "dgkd", "pcl", "kdcl", "okddip", "one", "independent")))
 def test_training_and_evaluation_from_the_checkpoint(method, config, console, tmp_path):
     for_method(config, method)
     train(config, tmp_path / "run", console)

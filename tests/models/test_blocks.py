@@ -197,7 +197,7 @@ def test_early_features_are_the_mean_of_tokens():
         module = network.module(*weights)
         first = jnp.broadcast_to(module.cls_token[...], (2, 1, 8))
         tokens = jnp.concatenate([first, module.patch_embed(images)], 1) + module.pos_embed[...]
-        return network.predict(*weights, images)[2], module.blocks[0](tokens).mean(1)
+        return network.predict(*weights, images)[2]["early"], module.blocks[0](tokens).mean(1)
 
     np.testing.assert_allclose(*both(images), rtol=1e-5, atol=1e-6)
 
