@@ -106,7 +106,8 @@ def _advance(
     with contextlib.ExitStack() as stack:
         kept = [stack.enter_context(keeping(*track[:2], step, console, count_of)) for track, _ in group]
         saves = Saves(kept)
-        state = states[0] if count_of == 1 else jax.device_put(jax.tree.map(_stacked, *states), run.sharding)
+        state = states[0] if count_of == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+        state = jax.device_put(state, run.sharding)
         data = feed.resident(run.dataset.train, run.devices)
         values = jax.device_put(_values(runs), run.sharding)
         seeds = [seed_of(one.config) for one in runs]
@@ -181,10 +182,6 @@ def _advance(
     return {one.workdir: one.error for one in kept if one.error}
 
 
-def _stacked(*leaves: jax.Array) -> jax.Array:
-    return jnp.stack(leaves)
-
-
 def _values(runs: Sequence[Run]) -> dict[str, jax.Array]:
     """Of several runs `[replicas]` each."""
     values = [values_of(run) for run in runs]
@@ -227,5 +224,6 @@ def _restored_or_initial(tracks: Sequence[Track], console: Console, title: str) 
             folder = workdir / checkpoint.CHECKPOINTS
             line = f"{title}: restored step {int(state.step)} of {run.num_steps} from {folder}"
             console.print(line, soft_wrap=True)
-        found.append((track, state, int(state.step)))
+        # Of several on the host: on the devices they are stacked, and once is enough.
+        found.append((track, state if len(tracks) == 1 else jax.device_get(state), int(state.step)))
     return found

@@ -64,6 +64,7 @@ def search(config: ConfigDict, space: Space, trials: int, out: Path, console: Co
         Interrupted: if it was asked to stop; the trial under way goes on with the same command.
     """
     require("--trials", trials, trials >= 1, "at least 1")
+    require("config.replicas", config.replicas, config.replicas == 1, "1: each trial is chosen by those before it")
     require("--out", out, not (out / record.FILE).exists(), "another folder: this one holds a run")
     for name, value in space.extremes():  # what is refused is refused before anything is trained
         planned(config, {name: value}, 0, out)

@@ -128,6 +128,7 @@ def test_trials_are_judged_by_what_does_not_tell_what_they_come_to():
         (["--config.method=dml"], "nothing is chosen for config.method='dml'"),
         (["--search=orc.beta=0.1:1.9", "--out=nowhere"], "config.orc.beta=1.9: must be between 0 and 1"),
         (["--trials=0", "--out=nowhere"], "--trials=0: must be at least 1"),
+        (["--config.replicas=2", "--out=nowhere"], "config.replicas=2: must be 1: each trial is chosen"),
     ],
 )
 def test_mistakes_are_answered_with_one_message(arguments, text):
