@@ -17,7 +17,7 @@ from orc_jax.data.types import Images, Records
 from orc_jax.models.network import Params
 from orc_jax.pool import Stacks
 from orc_jax.run import Run, abstract_state, build
-from orc_jax.step import Evaluation, TrainState, make_evaluation_step, make_observation_step
+from orc_jax.step import Evaluation, TrainState, each_of, make_evaluation_step, make_observation_step
 from orc_jax.terminal import doing
 from orc_jax.workdir import checkpoint, metrics, record
 from orc_jax.workdir.files import writing
@@ -51,17 +51,13 @@ def _evaluator(
                 parts.append(evaluation_step(stacks, data, batch))
                 jax.block_until_ready(parts[-feed.AHEAD :][0])  # or the batches of a streamed set would pile up
         sums = jax.tree.map(lambda *x: np.sum(np.array(x, np.float64), axis=0), *jax.device_get(parts))
-        return [_result(run, of) for of in _each(sums, replicas)]
+        return [_result(run, of) for of in each_of(sums, replicas)]
 
     return evaluate
 
 
 def _over_replicas(step: Callable, replicas: int) -> Callable:
     return step if replicas == 1 else jax.vmap(step, in_axes=(0, None, None))
-
-
-def _each(tree: Any, replicas: int) -> list[Any]:
-    return [tree] if replicas == 1 else [jax.tree.map(lambda x: x[i], tree) for i in range(replicas)]  # noqa: B023
 
 
 def _result(run: Run, sums: Evaluation) -> dict[str, Any]:
@@ -119,7 +115,7 @@ def renewer(run: Run, replicas: int = 1) -> Callable[[TrainState], TrainState]:
         with feed.evaluation(dataset, run.config, run.devices) as batches:
             parts = jax.device_get([observe(state.stacks, data, batch) for batch in batches])
         sums = jax.tree.map(lambda *x: np.sum(np.array(x), axis=0), *parts)
-        found = [held_out.renew(of) for of in _each(sums, replicas)]
+        found = [held_out.renew(of) for of in each_of(sums, replicas)]
         of_all = found[0] if replicas == 1 else jax.tree.map(lambda *x: np.stack(x), *found)
         return state.replace(stacks=state.stacks | jax.device_put(of_all, run.sharding))
 

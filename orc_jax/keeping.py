@@ -15,7 +15,7 @@ from orc_jax import hosts, parallel, terminal
 from orc_jax.errors import UserError
 from orc_jax.preemption import Stop
 from orc_jax.run import Run
-from orc_jax.step import TrainState, find_diverged
+from orc_jax.step import TrainState, each_of, find_diverged
 from orc_jax.workdir import checkpoint, logs, metrics
 from orc_jax.workdir.metrics import Row
 
@@ -120,15 +120,11 @@ class Saves:
     def due(self, step: int) -> bool:
         return self.every > 0 and step % self.every == 0
 
-    def _each(self, tree: Any) -> list[Any]:
-        """Of each run its own."""
-        return [tree] if len(self.kept) == 1 else [jax.tree.map(lambda x: x[i], tree) for i in range(len(self.kept))]  # noqa: B023
-
     def save(self, step: int, state: TrainState, results: Sequence[dict[str, Any] | None] | None = None) -> None:
         """Starts saving the states after `step`; see `Kept.save`."""
         parallel.assert_replicated(state)
-        diverged = self._each(jax.device_get(self.find_diverged(state)))
-        states = self._each(state if len(self.kept) == 1 else jax.device_get(state))
+        diverged = each_of(jax.device_get(self.find_diverged(state)), len(self.kept))
+        states = each_of(state if len(self.kept) == 1 else jax.device_get(state), len(self.kept))
         for one, own, at, result in zip(self.kept, states, diverged, results or [None] * len(states), strict=True):
             if one.goes_on:
                 with one.failing():
@@ -136,7 +132,7 @@ class Saves:
 
     def check(self, diverged_at: np.ndarray) -> None:
         """As `Kept.check`, of all runs."""
-        for one, at in zip(self.kept, self._each(diverged_at), strict=True):
+        for one, at in zip(self.kept, each_of(diverged_at, len(self.kept)), strict=True):
             if one.goes_on:
                 with one.failing():
                     one.check(at)

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from orc_jax import allocator, commands, flagging, places
-from orc_jax.errors import UserError
+from orc_jax.errors import UserError, require
 from orc_jax.terminal import doing, make_console, warner
 
 FLAGS = flags.FlagValues()
@@ -85,13 +85,14 @@ def main() -> None:
             console.quiet = not hosts.is_main()
         elif NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
             raise UserError("--num_processes and --process_id need --coordinator=host:port of the first process")
+        if config.replicas != 1 or given.lists:
+            several(config, given.lists, workdir)
         if MODE.value == "evaluate" and (there := comparison.read(workdir)):
             replicas.evaluate(there, workdir, given.overrides, OWN.value, CHECKPOINT.value, console)
             return
         for line in (f"config: {given.base}", *given.adapted):
             warner(console)(line)
         if MODE.value == "train" and (config.replicas != 1 or given.lists):
-            several(config, given.lists, workdir)
             replicas.train(config, given.lists, workdir, console)
             return
         count, config.replicas = config.replicas, 1
@@ -108,13 +109,15 @@ def main() -> None:
 
 def several(config: ConfigDict, lists: Mapping[str, str], workdir: Path) -> None:
     """Raises `UserError` for what replicas cannot be given."""
+    require("config.replicas", config.replicas, config.replicas >= 1, "at least 1")
     if COORDINATOR.value or RESUME.value != "run":
         raise UserError(f"config.replicas={config.replicas}: not with --coordinator or --resume=weights")
     for name, text in lists.items():
-        if config.replicas == 1:
+        if config.replicas == 1 or MODE.value != "train":
             count = len(text.split(","))
-            raise UserError(f"--config.{name}={text}: several values are for replicas: --config.replicas={count}")
-    if (workdir / "config.json").exists():
+            accepted = f"--config.replicas={count} --mode=train"
+            raise UserError(f"--config.{name}={text}: several values are for replicas: {accepted}")
+    if MODE.value == "train" and (workdir / "config.json").exists():
         raise UserError(f"config.replicas={config.replicas}: --workdir={workdir} holds a single run; give another")
 
 

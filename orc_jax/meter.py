@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from orc_jax.run import Run
-from orc_jax.step import TrainState
+from orc_jax.step import TrainState, each_of
 from orc_jax.terminal import Bar, Part
 from orc_jax.workdir import metrics
 from orc_jax.workdir.logs import MetricsLog
@@ -83,11 +83,8 @@ class Meter:
         totals, iterations, diverged_at = jax.device_get((state.totals, state.iterations, state.diverged_at))
         self.check(diverged_at)
         timing = {metrics.SPEED: self._speed()} if self.steps else {}
-        reports = []
-        for i, run in enumerate(self.runs):
-            own = jax.tree.map(lambda x: x[i] if len(self.runs) > 1 else x, (totals, iterations, diverged_at))  # noqa: B023
-            reports.append((_row(run, step, epoch, *own), dict(timing)))
-        return reports
+        each = each_of((totals, iterations, diverged_at), len(self.runs))
+        return [(_row(run, step, epoch, *own), timing) for run, own in zip(self.runs, each, strict=True)]
 
 
 def _row(run: Run, step: int, epoch: int, totals: dict[str, Any], iterations: Any, diverged_at: Any) -> Row:

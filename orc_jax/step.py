@@ -4,6 +4,7 @@ A method writes one iteration of its paper (see `orc_jax.methods.base`). The ste
 them, and keeps the totals of the metrics.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -186,6 +187,11 @@ def in_replicas(
     """
     given = (None, 0) if takes_values else None
     return jax.vmap(train_step, in_axes=(0, given, 1 if own_batches else None))
+
+
+def each_of(tree: Any, replicas: int) -> list[Any]:
+    """Of each of several runs its own; of one, the tree as it is."""
+    return [tree] if replicas == 1 else [jax.tree.map(operator.itemgetter(i), tree) for i in range(replicas)]
 
 
 def find_diverged(spec: PoolSpec, state: TrainState) -> jax.Array:

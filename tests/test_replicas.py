@@ -1,13 +1,14 @@
 """Replicas: several runs in one program, each of which is the run of its seed."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
 from absl import flags
 
 from orc_jax import config as configs
-from orc_jax import flagging, training
+from orc_jax import flagging, main, training
 from orc_jax.compare import replicas
 from orc_jax.data import feed, sets
 from orc_jax.deploy.member import load_member
@@ -181,6 +182,25 @@ def test_what_cannot_be_replicas(alone, console, tmp_path, lists, fields, messag
     with pytest.raises(UserError, match=message):
         replicas.train(alone, lists, tmp_path, console)
     assert not list(tmp_path.glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "orc.beta=0.2,0.5: several values are for replicas: --config.replicas=2"),
+        (["--mode=describe", "--config.replicas=2"], "orc.beta=0.2,0.5: several values are for replicas: --config.rep"),
+        (["--config.replicas=0"], "config.replicas=0: must be at least 1"),
+    ],
+)
+def test_values_that_would_be_ignored_are_refused(arguments, message, monkeypatch, tmp_path, capsys):
+    flags_of = [f"--workdir={tmp_path}/run", "--compilation_cache=", "--config=digits", "--config.orc.beta=0.2,0.5"]
+    monkeypatch.setattr(sys, "argv", ["orc-jax", *flags_of, *arguments])
+    monkeypatch.setattr(main.allocator, "keep_pages", lambda: None)
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    for name in main.FLAGS:  # they keep what they were given
+        main.FLAGS[name].unparse()
+    assert left.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_several_values_on_the_command_line():

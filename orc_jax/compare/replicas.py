@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -14,6 +13,7 @@ from orc_jax.compare.variants import shares_teacher, split, value_of, with_value
 from orc_jax.config import flat, reopen, resolve
 from orc_jax.errors import UserError
 from orc_jax.evaluate import evaluate_checkpoint
+from orc_jax.report.comparison_page import percent
 from orc_jax.terminal import Rows
 from orc_jax.workdir import record
 from orc_jax.workdir.comparison import Comparison
@@ -91,11 +91,7 @@ def evaluate(
     for method, found in results.items():
         rows = []
         for i, member in enumerate(found[0]["members"]):
-            top1 = 100 * np.array([result["members"][i]["top1"] for result in found])
-            rows.append((member["name"], member["role"], _with_spread(top1)))
+            top1 = [result["members"][i]["top1"] for result in found]
+            rows.append((member["name"], member["role"], percent(top1)))
         title = f"{method}: top-1 in percent, mean ± standard deviation over {len(found)} runs"
         console.print(Rows(title, ("member", "role", "top-1"), rows))
-
-
-def _with_spread(values: np.ndarray) -> str:
-    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" if len(values) > 1 else f"{values.mean():.2f}"

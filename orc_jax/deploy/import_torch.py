@@ -323,9 +323,7 @@ def main() -> None:
     )
     help = "its classes in the order of its outputs, or one file with a name in each line; else a data set's own order"
     parser.add_argument("--class_names", nargs="+", default=[], help=help)
-    parser.add_argument(
-        "--image_size", type=int, help="height and width of its images; default: by model, or by the file"
-    )
+    parser.add_argument("--image_size", type=int, help="height and width of its images; default: by model or file")
     args = parser.parse_args()
     with doing(make_console(), f"reading {args.checkpoint}"), commands.reported():
         written = import_checkpoint(
