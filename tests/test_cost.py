@@ -1,7 +1,10 @@
 """Operations counted in a trace, against counts by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import pytest
 
 from orc_jax.cost import flops, total
 from orc_jax.models.conv import convolution_for
@@ -27,6 +30,21 @@ def test_convolutions_of_a_pool_and_their_gradients():
     assert flops(pool, images, kernels) == forward
     gradient = jax.grad(lambda x, w: pool(x, w).sum(), (0, 1))
     assert flops(gradient, images, kernels) == 3 * forward
+
+
+@pytest.mark.parametrize("groups", [{"feature_group_count": 2}, {"batch_group_count": 2}])
+def test_convolutions_are_counted_as_xla_does_for_a_cpu(groups):
+    """Padded, cropped, strided, dilated, grouped. XLA counts nothing for a GPU, nor for a TPU, before it compiles."""
+    images, kernel = jnp.ones((4, 9, 7, 6)), jnp.ones((3, 2, 6 // groups.get("feature_group_count", 1), 8))
+    for padding, strides, lhs, rhs in [
+        (((1, 1), (0, 0)), (1, 2), (1, 1), (1, 1)),
+        (((2, 0), (-1, 1)), (2, 1), (2, 3), (1, 2)),
+        (((3, 3), (2, 4)), (3, 2), (1, 2), (2, 1)),
+    ]:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        conv = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=numbers, lhs_dilation=lhs, **groups)
+        conv = functools.partial(conv, window_strides=strides, padding=padding, rhs_dilation=rhs)
+        assert flops(conv, images, kernel) == jax.jit(conv).lower(images, kernel).cost_analysis()["flops"]
 
 
 def test_other_costs():
