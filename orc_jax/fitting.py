@@ -212,9 +212,7 @@ def _steps_of_calls(run: Run, first_step: int, until: int) -> Iterator[int]:
 def _restored_or_initial(tracks: Sequence[Track], console: Console, title: str) -> list[tuple[Track, TrainState, int]]:
     """Each run with its state, and the step that this is after."""
     run, found = tracks[0].run, []
-    options = parallel.ONCE_OPTIONS.get(run.devices[0].platform)
-    of_run = functools.partial(init_state, run.setup, run.method)
-    init = jax.jit(of_run, out_shardings=run.sharding, compiler_options=options)  # one program for all replicas
+    init = parallel.once(functools.partial(init_state, run.setup, run.method))  # one program for all replicas
     for track in tracks:
         run, workdir = track.run, track.workdir
         state = checkpoint.restore_newest(workdir, abstract_state(run), run.sharding, terminal.warner(console))

@@ -1,5 +1,6 @@
 """What comes before a run: members that are trained already, or trained first, and runs that give their weights."""
 
+import functools
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from orc_jax import hosts, transfer
+from orc_jax import hosts, parallel, transfer
 from orc_jax.errors import UserError
 from orc_jax.models import MODELS
 from orc_jax.models.network import class_axes, weight_shapes, with_outputs
@@ -255,7 +256,7 @@ def _start(run: Run, workdir: Path, warn: Callable[[str], None]) -> None:
         raise UserError(f"--resume=weights: takes all weights from {workdir}; accepted is an empty config.init")
     with locked(workdir):
         trained = load_members(run, workdir, range(run.spec.size), field=f"--workdir={str(workdir)!r}")
-        state = init_state(run.setup, run.method, run.config.seed)
+        state = parallel.once(functools.partial(init_state, run.setup, run.method))(run.config.seed)
         pool = Pool(spec=run.spec, stacks=state.stacks).with_weights(trained)
         state = state.replace(stacks=pool.stacks, averages=init_averages(run.setup, pool.stacks))
         shutil.rmtree(new, ignore_errors=True)

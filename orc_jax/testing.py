@@ -8,6 +8,7 @@ in the config as everywhere: `config.method = "my_module:my_method"`. PyTorch is
 """
 
 import copy
+import functools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,11 +78,11 @@ class Stepper:
         step = make_train_step(run.setup, run.method.iterate)
         self.train_step = parallel.DataParallel(step, run.devices, donate=False)
         self.data = jax.device_put(run.dataset.train, run.sharding)
-        self.init_state = jax.jit(lambda seed: init_state(run.setup, run.method, seed), out_shardings=run.sharding)
+        self.init_state = parallel.once(functools.partial(init_state, run.setup, run.method))
 
     def init(self, seed: int = 0) -> TrainState:
         """The state before the first step."""
-        return self.init_state(seed)
+        return jax.device_put(self.init_state(seed), self.run.sharding)
 
     def __call__(self, state: TrainState, indices: np.ndarray) -> TrainState:
         """The state after a step on the training examples `indices`, int32 `[batch]`."""

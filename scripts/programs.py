@@ -1,6 +1,7 @@
 """Compiled training steps of pools on random images, to be measured (scripts/bench.py) or read (compile_report.py)."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -142,9 +143,10 @@ def prepare(
     fields = {"method": method, "dtype": dtype, "remat": remat, "orc.temporary_teacher_logits": variant}
     devices: Devices = jax.local_devices()[:num_devices]
     run = build(resolved_pool(architectures, batch, num_devices, **fields), random_images(batch, size), devices)
-    state, indices = init_state(run.setup, run.method, 0), np.arange(batch, dtype=np.int32)
+    state = parallel.once(functools.partial(init_state, run.setup, run.method))(0)
+    indices = np.arange(batch, dtype=np.int32)
     if replicas > 1:
-        state = jax.tree.map(lambda x: jnp.stack([x] * replicas), state)
+        state = jax.tree.map(lambda x: np.stack([x] * replicas), state)
         indices = np.stack([indices] * replicas, axis=-1)
     data = jax.device_put(run.dataset.train, run.sharding)
     args = jax.device_put(state, run.sharding), data, parallel.shard(indices, num_devices)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PLATFORM = os.environ.get("ORC_JAX_TEST_PLATFORM", "cuda")
 
 STEPS = """
-import json, sys
+import functools, json, sys
 import jax, numpy as np
 from orc_jax import config, parallel
 from orc_jax.data import sets
@@ -31,7 +31,8 @@ fields.method, fields.dtype, network = sys.argv[1:]
 fields.update(dataset="digits", teacher=network, student=network, num_networks=4)
 dataset = sets.load(fields, print)
 run = build(config.resolve(fields, 1), dataset, jax.local_devices()[:1])
-state = jax.device_put(init_state(run.setup, run.method, 0), run.sharding)
+init = parallel.once(functools.partial(init_state, run.setup, run.method))
+state = jax.device_put(init(0), run.sharding)
 data = jax.device_put(dataset.train, run.sharding)
 step = parallel.DataParallel(make_train_step(run.setup, run.method.iterate), run.devices, donate=True)
 for i in range(3):
@@ -41,9 +42,14 @@ print(json.dumps({"platform": jax.devices()[0].platform, "totals": totals}))
 """
 
 
+def with_cpu(platform):
+    """The platforms of a process, as they are where nothing is set."""
+    return platform if platform == "cpu" else f"{platform},cpu"
+
+
 def steps_on(platform, method, dtype, network="resnet8"):
     """The totals of three steps, in a process on `platform`."""
-    environment = os.environ | {"JAX_PLATFORMS": platform, "XLA_FLAGS": ""}
+    environment = os.environ | {"JAX_PLATFORMS": with_cpu(platform), "XLA_FLAGS": ""}
     command = [sys.executable, "-c", STEPS, method, dtype, network]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -87,7 +93,10 @@ def test_a_run_learns_and_repeats_itself(flags, tmp_path):
             "--compilation_cache=",
             *fields,
         ]
-        environment = os.environ | {"JAX_PLATFORMS": PLATFORM, "XLA_FLAGS": flags if PLATFORM == "cuda" else ""}
+        environment = os.environ | {
+            "JAX_PLATFORMS": with_cpu(PLATFORM),
+            "XLA_FLAGS": flags if PLATFORM == "cuda" else "",
+        }
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         assert metrics.read(tmp_path / name)[-1]["eval/top1/2_resnet8"] > 0.9
