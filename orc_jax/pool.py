@@ -18,7 +18,6 @@ from flax import struct
 from orc_jax import parallel, plugins, rngs
 from orc_jax.errors import UserError
 from orc_jax.models import MODELS, Model
-from orc_jax.models.blocks import attention_for
 from orc_jax.models.conv import convolution_for
 from orc_jax.models.network import Network, Params, make_network
 from orc_jax.models.points import Maps
@@ -236,7 +235,7 @@ def make_spec(
             over = axis_name if batch_norm == "global" else None
             convolution = convolution_for(platform)
             given = num_classes, image_shape, dtype, over, convolution, early, maps, dropout, stochastic_depth
-            network = make_network(models[name], *given, attention_for(platform, dtype))
+            network = make_network(models[name], *given)
         except TypeError as error:
             if not plugins.is_own(name):
                 raise

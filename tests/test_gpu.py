@@ -71,7 +71,6 @@ def test_bfloat16():
 
 
 def test_transformers():
-    """In bfloat16 their attention is cuDNN's."""
     there = steps_on("cpu", "orc", "float32", "deit_tiny_patch4_32")
     for dtype, rtol in (("float32", 1e-2), ("bfloat16", 0.1)):
         here = steps_on(PLATFORM, "orc", dtype, "deit_tiny_patch4_32")

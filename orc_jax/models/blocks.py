@@ -7,7 +7,6 @@ grouped. Shapes and names of parameters are those of the originals.
 
 import functools
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,6 @@ from orc_jax.models.layers import global_average_pool
 SMALL_NORMAL, ZEROS = nnx.initializers.normal(0.02), nnx.initializers.zeros
 gelu = functools.partial(nnx.gelu, approximate=False)
 Activation = Callable[[jax.Array], jax.Array]
-Implementation = Literal["xla", "cudnn"]
 
 
 def layer_norm(features: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -87,30 +85,22 @@ class Mlp(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention of several heads; queries, keys and values are one matrix product.
 
-    `implementation` is that of `jax.nn.dot_product_attention`; `make_network` sets it by the platform.
+    XLA's everywhere: cuDNN's, as JAX calls it, trains on an even number of tokens alone, and patches with a class
+    token are odd in number (65 of 32x32 pixels, 197 of 224x224).
     """
 
     def __init__(self, features: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.qkv = dense(features, 3 * features, dtype=dtype, rngs=rngs)
         self.proj = dense(features, features, dtype=dtype, rngs=rngs)
         self.heads = heads
-        self.implementation: Implementation = "xla"
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`x` is `[batch, tokens, features]`."""
         batch, tokens, features = x.shape
         qkv = jnp.split(self.qkv(x), 3, axis=-1)
         query, key, value = (part.reshape(batch, tokens, self.heads, features // self.heads) for part in qkv)
-        seen = jax.nn.dot_product_attention(query, key, value, implementation=self.implementation)
+        seen = jax.nn.dot_product_attention(query, key, value)
         return self.proj(seen.reshape(x.shape))
-
-
-def attention_for(platform: str, dtype: str) -> Implementation:
-    """The implementation of attention of networks whose program is compiled for `platform`.
-
-    cuDNN's, which never writes the tokens-by-tokens scores to memory, is for bfloat16 on GPUs.
-    """
-    return "cudnn" if platform == "gpu" and dtype == "bfloat16" else "xla"
 
 
 class SqueezeExcite(nnx.Module):

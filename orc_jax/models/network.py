@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import Var
 
-from orc_jax.models import Model, blocks, noise, points
+from orc_jax.models import Model, noise, points
 
 Params = dict[str, jax.Array]  # by dotted name: {"layer1.0.conv1.kernel": ..., ...}
 
@@ -43,14 +43,13 @@ def make_network(
     maps: tuple[str, ...] = (),
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
-    attention: blocks.Implementation = "xla",
 ) -> Network:
     """The pure functions of a model, one of `MODELS` or of one's own; the arguments are the model's.
 
     `convolution` takes the place of JAX's own in its layers; `orc_jax.models.conv` has those for pools. With `early`,
     or with `maps`, `train` and `predict` give a dict after logits and features: `early`, the early features (see
     `layers.branch_point`), and `maps`, those kinds of `points.Maps`. `dropout` and `stochastic_depth` are the rates of
-    such layers, `attention` is its implementation (see `blocks.attention_for`).
+    such layers.
     """
     given = {"image_shape": image_shape, "dtype": jnp.dtype(dtype), "axis_name": axis_name}
 
@@ -66,9 +65,6 @@ def make_network(
     for module in convolutions:
         if module.conv_general_dilated is jax.lax.conv_general_dilated:
             module.conv_general_dilated = convolution
-    attentions: list[Any] = [module for _, module in nnx.iter_modules(abstract) if isinstance(module, blocks.Attention)]
-    for module in attentions:
-        module.implementation = attention
     rates = {"dropout": dropout, "stochastic_depth": stochastic_depth}
     draws = []
     for field, kind in noise.KINDS.items():

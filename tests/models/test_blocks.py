@@ -12,12 +12,11 @@ from orc_jax import models, optim
 from orc_jax.cost import total
 from orc_jax.methods import METHODS
 from orc_jax.models import efficientnet, resnet
-from orc_jax.models.blocks import Attention, Patches, attention_for
+from orc_jax.models.blocks import Attention, Patches
 from orc_jax.models.convnext import ConvNeXt
 from orc_jax.models.efficientnet import EfficientNet, Row
 from orc_jax.models.network import block_of, layers_of, make_network, weight_shapes
 from orc_jax.models.vit import Mixer, VisionTransformer
-from orc_jax.pool import make_spec
 from orc_jax.testing import Stepper, build_run, run_steps
 
 SHAPE = (8, 8, 1)  # of the toy set
@@ -65,14 +64,6 @@ def test_attention_golden():
         heads.append(scores / scores.sum(1, keepdims=True) @ value)
     expected = np.concatenate(heads, axis=1) @ layer.proj.kernel[...]
     np.testing.assert_allclose(layer(x)[0], expected, rtol=1e-4, atol=1e-6)
-
-
-def test_which_attention_a_platform_has():
-    choices = {(p, d): attention_for(p, d) for p in ("cpu", "gpu", "tpu") for d in ("float32", "bfloat16")}
-    assert {key for key, choice in choices.items() if choice == "cudnn"} == {("gpu", "bfloat16")}
-    spec = make_spec(["tiny_vit"], num_classes=3, image_shape=SHAPE, dtype="bfloat16", platform="gpu")
-    module = spec.stacks[0].network.module(*weight_shapes(spec.stacks[0].network))
-    assert {block.attn.implementation for block in module.blocks} == {"cudnn"}
 
 
 def products(function, *args):
