@@ -25,6 +25,7 @@ from orc_jax.compare.runs import (
 )
 from orc_jax.config import Resolved
 from orc_jax.data import sets
+from orc_jax.data.batches import seed_of
 from orc_jax.data.splits import eval_splits
 from orc_jax.data.types import Dataset
 from orc_jax.errors import Interrupted, UserError, require
@@ -134,7 +135,7 @@ def reader(console: Console) -> Callable[[Resolved], Dataset]:
     last: dict[str, Dataset] = {}
 
     def dataset_of(run: Resolved) -> Dataset:
-        held_out_by = run.config.validation_share and run.config.seed
+        held_out_by = run.config.validation_share and seed_of(run.config)
         key = repr([held_out_by, *(run.config[field] for field in fields)])
         if key not in last:
             with doing(console, f"reading {run.config.dataset}"):

@@ -116,7 +116,8 @@ def opened(config: ConfigDict, space: Space, out: Path) -> optuna.Study:
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(BEFORE_PRUNING, config.num_epochs // 4),
     )
-    here = {f"config.{name}": value for name, value in flat(json.loads(config.to_json())).items()}
+    fields = flat(json.loads(config.to_json())).items()
+    here = {f"config.{name}": value for name, value in fields if name not in record.FREE_FIELDS}
     here["--search"] = list(space.texts)
     for name, value in study.user_attrs.items():
         if value != here.get(name, value):
