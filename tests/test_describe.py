@@ -35,6 +35,7 @@ def test_describe_tells_what_a_training_would_be(config, console, tmp_path, toy_
         "evaluation     on test, 30 images, selects the best checkpoint",
         "devices        4 x cpu",
         "activations    float32",
+        "a comparison or a search trains 1 at once by itself (a CPU is filled by one)",
     ):
         assert line in text, text
     # By hand: conv1 1*6*9, bn1 2*6, conv2 6*8*9, linear 8*3+3.
