@@ -43,7 +43,7 @@ def describe(resolved: Resolved, workdir: Path, console: Console, *, replicas: i
             cells = {name: f"{each / 1e6:,.1f}" for name, each in forward_flops(one).items()}
             title = f"{title} on {one.dataset.name}"
             table = display.pool_table(one, title, {"MFLOP of a forward pass": cells})
-            lines = _lines(one, replicas)
+            lines = _lines(one, replicas, _in_one_program(one, replicas, is_stage=one is not run))
         console.print(table)
         for line in lines:
             warner(console)(line)
@@ -126,7 +126,7 @@ def seconds(run: Run) -> float:
     return per_operation * step_flops(run) * run.num_steps / len(run.devices)
 
 
-def _lines(run: Run, replicas: int) -> list[str]:
+def _lines(run: Run, replicas: int, together: str) -> list[str]:
     config, dataset = run.config, run.dataset
     operations, (state, kept) = replicas * step_flops(run), (replicas * of_one for of_one in memory(run))
     shape = "x".join(map(str, dataset.image_shape))
@@ -146,16 +146,17 @@ def _lines(run: Run, replicas: int) -> list[str]:
         f"devices        {jax.device_count()} x {run.devices[0].device_kind}",
         f"activations    {config.dtype}{_on_dtype(run)}{_on_draws(run)}",
         f"a step         {_size(operations, 'FLOP')}; the run {_size(operations * run.num_steps, 'FLOP')}",
-        f"replicas       {_in_one_program(run, replicas)}",
+        *([f"replicas       {together}"] if together else []),
         f"time           about {time} of training here, at the rate of a short measurement",
         f"memory         on each device: state {_size(state, 'B', 1024)}, {forward}",
         "",
     ]
 
 
-def _in_one_program(run: Run, replicas: int) -> str:
+def _in_one_program(run: Run, replicas: int, is_stage: bool) -> str:
+    """How many there are, or can be: of a stage that is what the run has."""
     if replicas == 1:
-        return capacity.in_words(run)
+        return "" if is_stage else capacity.in_words(run)
     fits = capacity.fitting(run)
     told = "" if fits is None else f"; about {fits:,} fit into the memory that is free"
     return f"{replicas}, in one program, their seeds from {run.config.seed} on{told}"

@@ -38,6 +38,7 @@ def test_describe_tells_what_a_training_would_be(config, console, tmp_path, toy_
         "a comparison or a search trains 1 at once by itself (a CPU is filled by one)",
     ):
         assert line in text, text
+    assert text.count("replicas ") == 1  # of the run alone, not of its stage
     # By hand: conv1 1*6*9, bn1 2*6, conv2 6*8*9, linear 8*3+3.
     assert re.search(r"0_tiny_a +pivot teacher +525 ", text), text
     config.batch_size = 18
