@@ -58,10 +58,13 @@ class Resolved(NamedTuple):
         return self._replace(values=tuple(sorted(can.intersection(fields))))
 
     def replace(self, **fields: Any) -> "Resolved":
-        """The same with other values of some fields, for a run that goes with this one. They are not checked."""
+        """The same with other values of some fields, for a run that goes with this one. They are not checked.
+
+        What is an argument of the compiled step here is one there, too: replicas may differ in it.
+        """
         config = ConfigDict(self.config)
         config.update(fields)
-        return _interpret(config, self.plugins)
+        return _interpret(config, self.plugins).with_values(self.values)
 
     def stage(self, stage: Stage, num_epochs: int) -> "Resolved":
         """The run of a stage: its method, its members alone, and from scratch."""

@@ -95,7 +95,7 @@ def default() -> ConfigDict:
     config.remat = False  # repeat forward passes in the backward pass instead of keeping them: a fraction of the memory
     config.seed = 0
     config.data_seed = -1  # of order, augmentation and mix-up of the batch; -1: that of `seed`
-    config.replicas = 1  # runs that are trained at once, in one program
+    config.replicas = 0  # runs that are trained at once, in one program; 0: as many as pay and fit, of a single run one
 
     # What is kept and shown.
     config.eval_batch_size = 512  # rounded up to a multiple of the devices

@@ -4,27 +4,24 @@ import collections
 import functools
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from orc_jax import cost, display, optim, pretrained, schedules, speed
+from orc_jax import capacity, cost, display, optim, pretrained, schedules, speed
+from orc_jax.capacity import costs, local_batch, memory
 from orc_jax.config import Resolved
 from orc_jax.data import augment, sets
 from orc_jax.data.splits import eval_splits
 from orc_jax.data.types import Images, size
 from orc_jax.models.network import Network, weight_shapes
 from orc_jax.models.noise import KINDS
-from orc_jax.run import Run, abstract_state, build
+from orc_jax.run import Run, build
 from orc_jax.speed import Layer
 from orc_jax.step import init_state, make_train_step
 from orc_jax.terminal import doing, duration, warner
-
-# What the backward pass needs of a forward pass, over all arrays of one in evaluation mode. Of ResNets, wide ResNets,
-# VGGs and DenseNets in float32 0.85 to 1.02; less with depthwise convolutions, or fewer and larger layers in bfloat16.
-KEPT = {"float32": 0.95, "bfloat16": 0.65}
 
 
 def describe(resolved: Resolved, workdir: Path, console: Console, *, replicas: int = 1) -> None:
@@ -46,41 +43,12 @@ def describe(resolved: Resolved, workdir: Path, console: Console, *, replicas: i
             cells = {name: f"{each / 1e6:,.1f}" for name, each in forward_flops(one).items()}
             title = f"{title} on {one.dataset.name}"
             table = display.pool_table(one, title, {"MFLOP of a forward pass": cells})
-            lines = _lines(one, replicas)
+            lines = _lines(one, replicas, _in_one_program(one, replicas, is_stage=one is not run))
         console.print(table)
         for line in lines:
             warner(console)(line)
     for line in (*pretrained.about_starts(run, sources), *display.about_classes(run)):
         warner(console)(line)
-
-
-class Costs(NamedTuple):
-    """What one member's forward pass on one image takes."""
-
-    flops: float  # of convolutions and matrix products
-    bytes: float  # of all arrays on its way
-    layers: dict[Layer, float]  # its convolutions, without depthwise ones, with the operations of all that are alike
-
-
-@functools.lru_cache(maxsize=64)
-def _costs(network: Network, image_shape: tuple[int, int, int]) -> Costs:
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    jaxpr = jax.make_jaxpr(network.predict)(*weight_shapes(network), image).jaxpr
-    layers: dict[Layer, float] = collections.defaultdict(float)
-
-    def note(equation) -> float:
-        flops = cost.flops_of_one(equation)
-        if equation.primitive.name == "conv_general_dilated":
-            params, (x, kernel) = equation.params, (v.aval.shape for v in equation.invars)
-            layers[Layer(x[1:], kernel, params["window_strides"], params["padding"])] += flops
-        return flops
-
-    return Costs(cost.total(jaxpr, note), cost.total(jaxpr, cost.result_bytes), dict(layers))
-
-
-def costs(run: Run) -> dict[str, Costs]:
-    """Those of every architecture."""
-    return {stack.name: _costs(stack.network, run.dataset.image_shape) for stack in run.spec.stacks}
 
 
 def forward_flops(run: Run) -> dict[str, float]:
@@ -147,16 +115,6 @@ def _standing_in(network: Network, flops: float) -> Network:
     return Network(init, train, predict)
 
 
-def memory(run: Run) -> tuple[float, float]:
-    """Bytes on each device: of the state, and what a step adds at most, about.
-
-    The latter is what the forward passes keep for the backward passes; with `config.remat`, that of the largest member.
-    """
-    each, batch = costs(run), _batch_of_one(run)
-    kept = [KEPT[run.config.dtype] * batch * each[name].bytes for name in run.spec.architectures]
-    return _bytes(abstract_state(run)), max(kept) if run.config.remat else sum(kept)
-
-
 def seconds(run: Run) -> float:
     """How long the run takes on these devices, about: its operations at a rate that is measured here and now."""
     layers: dict[Layer, float] = collections.defaultdict(float)
@@ -164,20 +122,11 @@ def seconds(run: Run) -> float:
     for name in run.spec.architectures:
         for layer, flops in each[name].layers.items():
             layers[layer] += flops
-    per_operation = speed.seconds(layers, _batch_of_one(run), run.devices[0], run.config.dtype)
+    per_operation = speed.seconds(layers, local_batch(run), run.devices[0], run.config.dtype)
     return per_operation * step_flops(run) * run.num_steps / len(run.devices)
 
 
-def _batch_of_one(run: Run) -> int:
-    """Images of a step on each device."""
-    return run.config.batch_size // (len(run.devices) * jax.process_count())
-
-
-def _bytes(tree) -> float:
-    return float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)))
-
-
-def _lines(run: Run, replicas: int) -> list[str]:
+def _lines(run: Run, replicas: int, together: str) -> list[str]:
     config, dataset = run.config, run.dataset
     operations, (state, kept) = replicas * step_flops(run), (replicas * of_one for of_one in memory(run))
     shape = "x".join(map(str, dataset.image_shape))
@@ -197,11 +146,20 @@ def _lines(run: Run, replicas: int) -> list[str]:
         f"devices        {jax.device_count()} x {run.devices[0].device_kind}",
         f"activations    {config.dtype}{_on_dtype(run)}{_on_draws(run)}",
         f"a step         {_size(operations, 'FLOP')}; the run {_size(operations * run.num_steps, 'FLOP')}",
-        *([f"replicas       {replicas}, in one program, their seeds from {config.seed} on"] if replicas > 1 else []),
+        *([f"replicas       {together}"] if together else []),
         f"time           about {time} of training here, at the rate of a short measurement",
         f"memory         on each device: state {_size(state, 'B', 1024)}, {forward}",
         "",
     ]
+
+
+def _in_one_program(run: Run, replicas: int, is_stage: bool) -> str:
+    """How many there are, or can be: of a stage that is what the run has."""
+    if replicas == 1:
+        return "" if is_stage else capacity.in_words(run)
+    fits = capacity.fitting(run)
+    told = "" if fits is None else f"; about {fits:,} fit into the memory that is free"
+    return f"{replicas}, in one program, their seeds from {run.config.seed} on{told}"
 
 
 def _on_labels(run: Run) -> str:

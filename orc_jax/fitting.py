@@ -17,11 +17,12 @@ import numpy as np
 from rich.console import Console
 
 from orc_jax import display, parallel, pretrained, samples, terminal
+from orc_jax.capacity import is_long
 from orc_jax.data import feed
 from orc_jax.data.batches import calls, last_step, seed_of
 from orc_jax.errors import UserError
 from orc_jax.evaluate import evaluation, renewer
-from orc_jax.keeping import Saves, keeping
+from orc_jax.keeping import Kept, Saves, keeping
 from orc_jax.meter import Meter
 from orc_jax.pool import StackState
 from orc_jax.preemption import Stop
@@ -31,7 +32,8 @@ from orc_jax.terminal import Bar, doing
 from orc_jax.workdir import checkpoint, metrics, record
 from orc_jax.workdir.metrics import Row
 
-MANY = 2_000_000  # images times members, from which on a run is a long one
+# Told of every epoch of a run, by its folder and the row of its log; if it returns True the run ends there.
+OnEpoch = Callable[[Path, Row], bool | None]
 
 
 class Track(NamedTuple):
@@ -42,23 +44,18 @@ class Track(NamedTuple):
     trained: Mapping[int, StackState]
 
 
-def is_long(run: Run) -> bool:
-    """Whether it pays to compile a run's programs anew at every start if they are faster for it."""
-    return run.num_steps * run.config.batch_size * run.spec.size >= MANY
-
-
 def fit(
     tracks: Sequence[Track],
     stop: Stop,
     console: Console,
     *,
     title: str,
-    on_epoch: Callable[[Row], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> dict[Path, UserError]:
     """Trains runs from their latest checkpoints, or from the start, to their last step, or until `stop`.
 
     Several are replicas. After an interruption some may be a checkpoint behind, which then go first. `title` is that
-    of the progress bar and of the lines; `on_epoch` as in `training.train`, of a single run.
+    of the progress bar and of the lines; `on_epoch` is told once a row is written and saved.
 
     Returns:
         Why runs have failed, by their folder, where others have gone on; a single run raises it.
@@ -78,10 +75,12 @@ def fit(
             stop.leave(title, first, run.num_steps)
         group = [(track, state) for track, state, step in going if step == first]
         until = later[0] if later else run.num_steps
-        failed |= _advance(group, first, until, stop, console, title, on_epoch)
+        kept = _advance(group, first, until, stop, console, title, on_epoch)
+        failed |= {one.workdir: one.error for one in kept if one.error}
         if not later:
             return failed
-        tracks = [track for track in tracks if track.workdir not in failed]
+        over = {one.workdir for one in kept if not one.goes_on}
+        tracks = [track for track in tracks if track.workdir not in over]
 
 
 def _is_over(track: Track, step: int) -> bool:
@@ -97,9 +96,9 @@ def _advance(
     stop: Stop,
     console: Console,
     title: str,
-    on_epoch: Callable[[Row], None] | None,
-) -> dict[Path, UserError]:
-    """Trains runs whose states are those after `step` until another step."""
+    on_epoch: OnEpoch | None,
+) -> list[Kept]:
+    """Trains runs whose states are those after `step` until another step, and returns what is kept of each."""
     runs, states = [track.run for track, _ in group], [state for _, state in group]
     run, count_of = runs[0], len(runs)
     config, num_train = run.config, run.dataset.num_train
@@ -171,7 +170,8 @@ def _advance(
                     saves.leave(stop, title, step)
                 if step == end:
                     if on_epoch:
-                        on_epoch(kept[0].history[-1])
+                        for one in saves.going:
+                            one.goes_on = not on_epoch(one.workdir, one.history[-1])
                     meter.restart()
             for one in saves.going:
                 one.end_early(title)
@@ -179,7 +179,7 @@ def _advance(
                 break
         with doing(console, "writing the checkpoint"):
             saves.finish()
-    return {one.workdir: one.error for one in kept if one.error}
+    return kept
 
 
 def _values(runs: Sequence[Run]) -> dict[str, jax.Array]:

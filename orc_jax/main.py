@@ -85,17 +85,17 @@ def main() -> None:
             console.quiet = not hosts.is_main()
         elif NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
             raise UserError("--num_processes and --process_id need --coordinator=host:port of the first process")
-        if config.replicas != 1 or given.lists:
+        if config.replicas not in (0, 1) or given.lists:
             several(config, given.lists, workdir)
         if MODE.value == "evaluate" and (there := comparison.read(workdir)):
             replicas.evaluate(there, workdir, given.overrides, OWN.value, CHECKPOINT.value, console)
             return
         for line in (f"config: {given.base}", *given.adapted):
             warner(console)(line)
-        if MODE.value == "train" and (config.replicas != 1 or given.lists):
+        if MODE.value == "train" and (config.replicas > 1 or given.lists):
             replicas.train(config, given.lists, workdir, console)
             return
-        count, config.replicas = config.replicas, 1
+        count, config.replicas = config.replicas or 1, 1
         resolved = resolve(config, trusted=given.trusted)
         if MODE.value == "train":
             train(resolved, workdir, console, resume=RESUME.value)
@@ -109,11 +109,11 @@ def main() -> None:
 
 def several(config: ConfigDict, lists: Mapping[str, str], workdir: Path) -> None:
     """Raises `UserError` for what replicas cannot be given."""
-    require("config.replicas", config.replicas, config.replicas >= 1, "at least 1")
+    require("config.replicas", config.replicas, config.replicas >= 0, "at least 0")
     if COORDINATOR.value or RESUME.value != "run":
         raise UserError(f"config.replicas={config.replicas}: not with --coordinator or --resume=weights")
     for name, text in lists.items():
-        if config.replicas == 1 or MODE.value != "train":
+        if config.replicas < 2 or MODE.value != "train":
             count = len(text.split(","))
             accepted = f"--config.replicas={count} --mode=train"
             raise UserError(f"--config.{name}={text}: several values are for replicas: {accepted}")

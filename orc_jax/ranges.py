@@ -32,6 +32,6 @@ def check(config: ConfigDict) -> None:
     of_data = -1 <= config.data_seed < 2**31
     require("config.data_seed", config.data_seed, of_data, "from 0 to 2147483647, or -1: that of config.seed")
     several = "1 for a single run; several are trained by orc_jax.main and orc_jax.compare"
-    require("config.replicas", config.replicas, config.replicas == 1, several)
+    require("config.replicas", config.replicas, config.replicas in (0, 1), several)
     k, too = config.num_temporary_teachers, config.orc.num_temporary_teachers  # differ in a copy that was changed
     require("config.num_temporary_teachers", k, k == too, f"that of config.orc.num_temporary_teachers={too}")

@@ -1,18 +1,19 @@
 """Training, top to bottom: read, build, pre-train, fit. Of one run, or of several replicas in one program."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from rich.console import Console
 
 from orc_jax import describe, display, hosts, optim, pretrained, terminal
+from orc_jax.capacity import is_long
 from orc_jax.config import Resolved
 from orc_jax.data import sets
 from orc_jax.data.types import Dataset
 from orc_jax.errors import UserError
-from orc_jax.fitting import Track, fit, is_long
+from orc_jax.fitting import OnEpoch, Track, fit
 from orc_jax.pool import StackState
 from orc_jax.preemption import Stop, watched
 from orc_jax.pretrained import Source
@@ -20,7 +21,6 @@ from orc_jax.run import Run, build
 from orc_jax.terminal import doing
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.files import locked
-from orc_jax.workdir.metrics import Row
 
 
 def train(
@@ -30,13 +30,13 @@ def train(
     *,
     resume: str = "run",
     dataset: Dataset | None = None,
-    on_epoch: Callable[[Row], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
     """Trains the run of a config in `workdir`, or goes on with it where it stopped.
 
     With `resume="weights"` another run may lie in `workdir`, and its weights are where this one starts. `dataset` is
-    what to train on, instead of the set that the config names. `on_epoch` is given the row of the log of every epoch,
-    once it is written and saved; what it raises ends the run, which can go on from there.
+    what to train on, instead of the set that the config names. `on_epoch` is given `workdir` and the row of the log of
+    every epoch, once it is written and saved; if it returns True the run ends there, and what it raises ends it, too.
 
     Raises:
         UserError: for bad input, before anything is compiled or written; if a member diverges; and if a checkpoint
@@ -59,8 +59,12 @@ def train(
     console.print(f"results in {workdir}", soft_wrap=True)
 
 
-def train_together(jobs: Sequence[tuple[Resolved, Path]], console: Console, dataset: Dataset) -> dict[Path, UserError]:
+def train_together(
+    jobs: Sequence[tuple[Resolved, Path]], console: Console, dataset: Dataset, on_epoch: OnEpoch | None = None
+) -> dict[Path, UserError]:
     """Trains replicas, runs that `orc_jax.fitting` can make one program of, each as `train` would in its workdir.
+
+    `on_epoch` is told of every epoch of each that still goes on.
 
     Returns:
         Why runs have failed, by their workdir.
@@ -70,14 +74,14 @@ def train_together(jobs: Sequence[tuple[Resolved, Path]], console: Console, data
     """
     with doing(console, "building the networks"):
         runs = [build(resolved, dataset, jax.local_devices()) for resolved, _ in jobs]
-    return _train(runs, [workdir for _, workdir in jobs], console)
+    return _train(runs, [workdir for _, workdir in jobs], console, on_epoch)
 
 
 def _train(
     runs: Sequence[Run],
     workdirs: Sequence[Path],
     console: Console,
-    on_epoch: Callable[[Row], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> dict[Path, UserError]:
     warn, first = terminal.warner(console), runs[0]
     table, plans = display.pool_table(first), []

@@ -35,8 +35,10 @@ def test_describe_tells_what_a_training_would_be(config, console, tmp_path, toy_
         "evaluation     on test, 30 images, selects the best checkpoint",
         "devices        4 x cpu",
         "activations    float32",
+        "a comparison or a search trains 1 at once by itself (a CPU is filled by one)",
     ):
         assert line in text, text
+    assert text.count("replicas ") == 1  # of the run alone, not of its stage
     # By hand: conv1 1*6*9, bn1 2*6, conv2 6*8*9, linear 8*3+3.
     assert re.search(r"0_tiny_a +pivot teacher +525 ", text), text
     config.batch_size = 18

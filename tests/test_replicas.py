@@ -22,14 +22,14 @@ pytestmark = pytest.mark.usefixtures("toy_set")
 SEEDS = (0, 1, 2)
 
 
-def together(config, folder, console, toy):
+def together(config, folder, console, toy, on_epoch=None):
     """A run of each seed, in one program; who has failed."""
     jobs = []
     for seed in SEEDS:
         own = config.copy_and_resolve_references()
         own.seed = seed
         jobs.append((configs.resolve(own), folder / f"seed_{seed}"))
-    return training.train_together(jobs, console, toy)
+    return training.train_together(jobs, console, toy, on_epoch)
 
 
 def decisions(folder):
@@ -93,6 +93,34 @@ def test_asked_to_stop(alone, console, toy, tmp_path, monkeypatch):
     for seed in SEEDS:
         part, whole = (final_state(folder / f"seed_{seed}", toy) for folder in (tmp_path, tmp_path / "whole"))
         assert_identical(part, whole)
+
+
+def test_begun_one_by_one_or_together(alone, console, toy, tmp_path):
+    """And gone on with the other way: each is the same run. What ends after an epoch ends alone."""
+    ends = lambda folder, row: folder.name == "seed_0" and row["epoch"] == 1  # noqa: E731
+    single = configs.resolve(alone)
+    together(alone, tmp_path / "whole", console, toy)
+    training.train(single, tmp_path / "first_alone" / "seed_0", console, dataset=toy, on_epoch=ends)
+    together(alone, tmp_path / "first_together", console, toy, ends)
+    for name, counts in (("first_alone", [1, 0, 0]), ("first_together", [1, 3, 3])):
+        assert [len(metrics.read(tmp_path / name / f"seed_{seed}")) for seed in SEEDS] == counts
+    together(alone, tmp_path / "first_alone", console, toy)
+    training.train(single, tmp_path / "first_together" / "seed_0", console, dataset=toy)
+    for seed in SEEDS:
+        whole, *others = (
+            final_state(tmp_path / name / f"seed_{seed}", toy) for name in ("whole", "first_alone", "first_together")
+        )
+        for other in others:
+            assert int(other.step) == int(whole.step)
+            assert_close(other.stacks, whole.stacks)
+
+
+def test_what_comes_before_replicas_has_their_values(config):
+    """Their stages are trained in one program, too."""
+    config.method = "takd"
+    resolved = configs.resolve(config).with_values(["learning_rate", "takd.temperature", "momentum"])
+    pivot, *others = [resolved.stage(stage, 1).values for stage in resolved.method.stages]
+    assert pivot == ("learning_rate",) and set(others) == {("learning_rate", "takd.temperature")}
 
 
 def test_divergence_of_one_touches_no_other(alone, console, toy, tmp_path):
@@ -173,7 +201,7 @@ def test_replicas_by_the_command(alone, console, tmp_path):
             "accepted are several of label_smoothing, learning_rate, weight",
         ),
         ({"learning_rate": "0.1,much"}, {"replicas": 2}, "config.learning_rate=much: must be like"),
-        ({}, {"replicas": 0}, "config.replicas=0: must be at least 1"),
+        ({}, {"replicas": -1}, "config.replicas=-1: must be at least 0"),
         ({}, {"replicas": 2, "validation_share": 0.2}, "each seed holds out another config.validation_share"),
     ],
 )
@@ -189,7 +217,7 @@ def test_what_cannot_be_replicas(alone, console, tmp_path, lists, fields, messag
     [
         ([], "orc.beta=0.2,0.5: several values are for replicas: --config.replicas=2"),
         (["--mode=describe", "--config.replicas=2"], "orc.beta=0.2,0.5: several values are for replicas: --config.rep"),
-        (["--config.replicas=0"], "config.replicas=0: must be at least 1"),
+        (["--config.replicas=-1"], "config.replicas=-1: must be at least 0"),
     ],
 )
 def test_values_that_would_be_ignored_are_refused(arguments, message, monkeypatch, tmp_path, capsys):

@@ -11,6 +11,9 @@ one and cl_ilr, whose peers are of one architecture, as many copies of the targe
 Instead of methods, the values of fields, --sweep orc.beta=0.3,0.9, with one teacher for all; or published rows, each
 with the recipe of its paper, --rows kd/resnet56/resnet20, and the figure that was published beside ours.
 
+On a GPU or TPU several runs that one program can train are trained at once, where that pays and fits; --config.replicas
+says how many, and 1 that they go one by one (docs/usage.md#replicas).
+
 Everything is kept in --out; the same command goes on where it stopped, and repeats nothing. It writes compare.md,
 compare.csv and compare.png, after every run. A run that fails is marked there and the others go on; the exit code is
 then 2. The page on it: python -m orc_jax.report --workdir with the folder of --out.

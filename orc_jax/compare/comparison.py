@@ -14,9 +14,9 @@ from orc_jax import commands
 from orc_jax.compare.runs import (
     Planned,
     Variant,
-    at_once,
     cost,
     entry,
+    groups,
     is_finished,
     jobs,
     plan,
@@ -25,9 +25,11 @@ from orc_jax.compare.runs import (
 )
 from orc_jax.config import Resolved
 from orc_jax.data import sets
+from orc_jax.data.batches import seed_of
 from orc_jax.data.splits import eval_splits
 from orc_jax.data.types import Dataset
 from orc_jax.errors import Interrupted, UserError, require
+from orc_jax.fitting import OnEpoch
 from orc_jax.report import figures
 from orc_jax.report.comparison_page import ALONE, chosen, columns, failures, figure, method_rows, subject
 from orc_jax.report.sections import counted
@@ -37,7 +39,6 @@ from orc_jax.training import train, train_together
 from orc_jax.workdir import comparison, record
 from orc_jax.workdir.comparison import Comparison
 from orc_jax.workdir.files import locked, replace_text
-from orc_jax.workdir.metrics import Row
 
 
 def compare(
@@ -54,7 +55,7 @@ def compare(
 
     Args:
         config: what the runs have in common, and whose teacher they share; `config.replicas` of them, if they can
-            be, are trained at once.
+            be, are trained at once; if that is 0, as many as `orc_jax.capacity` says.
         variants: in the order of the table.
         seeds: how many, from `config.seed` on.
         out: for the runs and the table.
@@ -66,7 +67,7 @@ def compare(
         UserError: for bad input, before the first run; and at the end if runs have failed.
         Interrupted: if it was asked to stop.
     """
-    require("config.replicas", config.replicas, config.replicas >= 1, "at least 1")
+    require("config.replicas", config.replicas, config.replicas >= 0, "at least 0")
     replicas, config = config.replicas, config.copy_and_resolve_references()
     config.replicas = 1
     plans = plan(config, variants, seeds, out)
@@ -80,7 +81,7 @@ def compare(
         write(out, table)
         broken: dict[Path, str] = {}
         to_come = [i for i, run in enumerate(table.runs) if not run.is_finished]
-        for group in at_once([plans[i] for i in to_come], replicas):
+        for group in groups([plans[i] for i in to_come], dataset_of, replicas):
             numbers = [to_come[i] for i in group]
             names = [f"run {i + 1} of {len(plans)}, {plans[i].name}" for i in numbers]
             left = seconds_left(plans, table)
@@ -134,7 +135,7 @@ def reader(console: Console) -> Callable[[Resolved], Dataset]:
     last: dict[str, Dataset] = {}
 
     def dataset_of(run: Resolved) -> Dataset:
-        held_out_by = run.config.validation_share and run.config.seed
+        held_out_by = run.config.validation_share and seed_of(run.config)
         key = repr([held_out_by, *(run.config[field] for field in fields)])
         if key not in last:
             with doing(console, f"reading {run.config.dataset}"):
@@ -169,11 +170,11 @@ def attempt(
     dataset_of: Callable[[Resolved], Dataset],
     broken: dict[Path, str],
     console: Console,
-    on_epoch: Callable[[Row], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> list[str]:
     """Trains a run, or several in one program, and the teachers that they need, unless that is done.
 
-    `broken` has the folders of what has failed so far, with the reasons; `on_epoch` is that of `train`, for the run.
+    `broken` has the folders of what has failed so far, with the reasons; `on_epoch` is that of `train`, for the runs.
 
     Returns:
         Why each has failed, "" if it has not.
@@ -192,9 +193,12 @@ def _train(
     dataset_of: Callable[[Resolved], Dataset],
     broken: dict[Path, str],
     console: Console,
-    on_epoch: Callable[[Row], None] | None,
+    on_epoch: OnEpoch | None,
 ) -> None:
-    """Trains those runs that are not done; the folders of those that fail are put among the `broken`."""
+    """Trains those runs that are not done; the folders of those that fail are put among the `broken`.
+
+    Where the memory of a device does not suffice for several at once, half of them are trained, and then the others.
+    """
     todo = [(run, folder) for folder, run in runs.items() if folder not in broken and not is_finished(run, folder)]
     if not todo:
         return
@@ -203,17 +207,25 @@ def _train(
         if len(todo) == 1:
             train(*todo[0], console, dataset=dataset, on_epoch=on_epoch)
         else:
-            failed = train_together(todo, console, dataset)
+            failed = train_together(todo, console, dataset, on_epoch)
             broken |= {folder: " ".join(str(error).split()) for folder, error in failed.items()}
+        return
     except UserError as error:
         broken |= {folder: " ".join(str(error).split()) for _, folder in todo}
+        return
     except jax.errors.JaxRuntimeError as error:
         told = commands.of_device(error)
         if told is None:
             raise
-        broken |= {folder: told[0] for _, folder in todo}
     finally:
         jax.clear_caches()  # hundreds of programs in one process would exhaust the memory maps of Linux
+    message, status = told
+    if len(todo) == 1 or status != 2:
+        broken |= {folder: message for _, folder in todo}
+        return
+    warner(console)(f"{len(todo)} at once: {message}. Now half as many are")
+    for half in (todo[: len(todo) // 2], todo[len(todo) // 2 :]):  # here, where what has failed holds no memory
+        _train({folder: run for run, folder in half}, dataset_of, broken, console, on_epoch)
 
 
 def with_costs(

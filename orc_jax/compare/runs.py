@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from orc_jax import pretrained, transfer
+from orc_jax import capacity, pretrained, transfer
 from orc_jax.config import Resolved, flat, resolve
+from orc_jax.data.batches import seed_of
 from orc_jax.data.splits import eval_splits
 from orc_jax.data.types import Dataset
 from orc_jax.describe import forward_flops, step_flops
-from orc_jax.errors import require
+from orc_jax.errors import UserError, require
 from orc_jax.methods.base import Stage
 from orc_jax.pool import names_of
 from orc_jax.run import build
@@ -93,7 +94,7 @@ def variant_run(config: ConfigDict, variant: Variant, i: int, out: Path) -> Plan
     alone = run.method.stages[:1] == (Stage(TEACHER, "independent", (0,)),)
     if not (own.pretrain_epochs and alone and variant.shares_teacher):
         return Planned(variant.name, run, folder)
-    run = run.replace(pivot_checkpoint=str(run_folder(out, TEACHER, own.seed))).with_values(variant.swept)
+    run = run.replace(pivot_checkpoint=str(run_folder(out, TEACHER, own.seed)))
     shared.update(method="independent", method_options="", seed=own.seed)
     return Planned(variant.name, run, folder, pivot_run(resolve(shared)))
 
@@ -112,24 +113,45 @@ def jobs(planned: Planned) -> list[tuple[Resolved, Path]]:
     return [*teacher, (planned.run, planned.folder)]
 
 
-def program_of(run: Resolved) -> str:
-    """What runs have in common that one program can train: all but their seeds, values and where their teacher is."""
+def program_of(run: Resolved, dataset: Dataset) -> str:
+    """What runs have in common that one program can train: all but their seeds, values and where their teacher is.
+
+    Their seeds too, where each seed has its own images: of a set that is streamed, or of which a share is held out.
+    """
     theirs = {"seed", "pivot_checkpoint", *run.values}
     fields = {name: value for name, value in flat(run.config.to_dict()).items() if name not in theirs}
-    return repr([sorted(fields.items()), run.values])
+    own_images = dataset.is_streamed or run.config.validation_share
+    return repr([sorted(fields.items()), run.values, seed_of(run.config) if own_images else None])
 
 
-def at_once(plans: Sequence[Planned], count: int) -> list[list[int]]:
-    """Runs by number, in groups of at most `count` that one program can train; the first of each group in order."""
-    groups: list[list[int]] = []
-    open_: dict[str, list[int]] = {}
-    for i, planned in enumerate(plans):
-        key = program_of(planned.run) if count > 1 else ""
-        if key not in open_ or len(open_[key]) >= count:
-            open_[key] = []
-            groups.append(open_[key])
-        open_[key].append(i)
-    return groups
+def even_part(count: int, most: int) -> int:
+    """The first of as few parts of `count` as can be, of at most `most` each, and as even as can be."""
+    return -(-count // -(-count // most))
+
+
+def groups(plans: Sequence[Planned], dataset_of: Callable[[Resolved], Dataset], replicas: int) -> Iterator[list[int]]:
+    """Runs by number, in groups that one program can train, the first of each in order.
+
+    A group has at most `replicas`, or if that is 0 as many as `orc_jax.capacity` says when its turn comes.
+    """
+    ahead = list(range(len(plans)))
+    while ahead:
+        dataset = dataset_of(plans[ahead[0]].run)
+        most, group = most_at_once(replicas, plans[ahead[0]].run, dataset), ahead[:1]
+        if most > 1:
+            programs = [program_of(plans[i].run, dataset) for i in ahead]
+            same = [i for i, program in zip(ahead, programs, strict=True) if program == programs[0]]
+            group = same[: even_part(len(same), most)]
+        yield group
+        ahead = [i for i in ahead if i not in group]
+
+
+def most_at_once(replicas: int, run: Resolved, dataset: Dataset) -> int:
+    """How many runs like one are trained at once: `replicas`, or if that is 0 as many as pay and fit."""
+    try:
+        return replicas or capacity.at_once(build(run, dataset, jax.local_devices())).count
+    except UserError:
+        return 1  # what is wrong with it is told when it is trained
 
 
 def is_finished(run: Resolved, folder: Path) -> bool:

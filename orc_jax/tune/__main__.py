@@ -9,6 +9,9 @@ Trials are judged by the first split of config.eval_splits, at the best epoch of
 split holds a tenth of the training set out for that. A trial ends early where it is worse than the median of those
 before it. What the best comes to on the other splits is told at the end.
 
+On a GPU or TPU several trials are trained at once, if they differ in values alone that one program can have several of,
+and that pays and fits; --config.replicas says how many, and 1 that they go one by one (docs/usage.md#search).
+
 Everything is kept in --out: study.journal, Optuna's own record, trials.csv, trials.png, and a workdir for each trial.
 The same command goes on where it stopped; with more --trials it goes on further.
 """

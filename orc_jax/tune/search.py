@@ -1,11 +1,12 @@
 """A search for the values of fields, from its first trial to its table; it goes on where it stopped.
 
 Optuna chooses the values (TPE), and ends a trial that is worse than the median of those before was at the same epoch.
-What it knows lies in `study.journal`, in its own format, for its own tools.
+What it knows lies in `study.journal`, in its own format, for its own tools. Trials that one program can train are asked
+for and trained several at once; those of before are then the ones that have finished.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,11 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from orc_jax.compare.comparison import attempt, reader
-from orc_jax.compare.runs import Planned, Variant, result_of, variant_run
+from orc_jax.compare.runs import Planned, Variant, even_part, groups, most_at_once, result_of, variant_run
 from orc_jax.compare.variants import shares_teacher, with_values
-from orc_jax.config import flat
+from orc_jax.config import Resolved, flat
 from orc_jax.data.splits import HELD_OUT, eval_splits
+from orc_jax.data.types import Dataset
 from orc_jax.errors import UserError, require
 from orc_jax.pool import names_of
 from orc_jax.terminal import duration, warner
@@ -64,32 +66,25 @@ def search(config: ConfigDict, space: Space, trials: int, out: Path, console: Co
         Interrupted: if it was asked to stop; the trial under way goes on with the same command.
     """
     require("--trials", trials, trials >= 1, "at least 1")
-    require("config.replicas", config.replicas, config.replicas == 1, "1: each trial is chosen by those before it")
+    require("config.replicas", config.replicas, config.replicas >= 0, "at least 0")
     require("--out", out, not (out / record.FILE).exists(), "another folder: this one holds a run")
     for name, value in space.extremes():  # what is refused is refused before anything is trained
         planned(config, {name: value}, 0, out)
-    dataset_of = reader(console)
-    dataset_of(planned(config, {}, 0, out).run)
+    first, dataset_of = planned(config, {}, 0, out).run, reader(console)
+    alike, dataset = _in_one_program(config, space, first), dataset_of(first)
+    most = most_at_once(config.replicas, first, dataset) if alike else 1
     warn, broken = warner(console), {}
     with locked(out):
         study = opened(config, space, out)
         _go_on(study)
         while len(done := table.counted(study)) < trials:
             study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(done))  # after an interruption, too
-            trial = study.ask(dict(space.distributions))
-            trial.set_user_attr("folder", trial.user_attrs.get("folder", trial.number))
-            warn(f"trial {len(done) + 1} of {trials}: {table.told(trial.params)}{_left(done, trials)}")
-            one = planned(config, trial.params, trial.user_attrs["folder"], out)
-            try:
-                (error,) = attempt([one], dataset_of, broken, console, _Judge(trial, one))
-            except optuna.TrialPruned:
-                study.tell(trial, state=TrialState.PRUNED)
-                warn("ended: others were better at this epoch")
-            else:
-                if error:
-                    warn(f"failed: {error}")
-                    trial.set_user_attr("error", error)
-                study.tell(trial, None if error else result_of(one, out).best, TrialState.FAIL if error else None)
+            asked = [_asked(study, config, space, out) for _ in range(even_part(trials - len(done), most))]
+            for i, judge in enumerate(asked):
+                left = _left(done, trials, len(asked)) if i == 0 else ""
+                warn(f"trial {len(done) + i + 1} of {trials}: {table.told(judge.trial.params)}{left}")
+            for group in groups([judge.one for judge in asked], dataset_of, most):
+                _train([asked[i] for i in group], dataset_of, broken, out, console)
             table.write(out, study, space)
             console.print(table.so_far(study, space))
     return best(study, config, out)
@@ -116,7 +111,8 @@ def opened(config: ConfigDict, space: Space, out: Path) -> optuna.Study:
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(BEFORE_PRUNING, config.num_epochs // 4),
     )
-    here = {f"config.{name}": value for name, value in flat(json.loads(config.to_json())).items()}
+    fields = flat(json.loads(config.to_json())).items()
+    here = {f"config.{name}": value for name, value in fields if name not in record.FREE_FIELDS}
     here["--search"] = list(space.texts)
     for name, value in study.user_attrs.items():
         if value != here.get(name, value):
@@ -134,10 +130,10 @@ def _go_on(study: optuna.Study) -> None:
 
 
 class _Judge:
-    """Tells Optuna how a trial does, epoch by epoch, from the first of its log on, and ends it if Optuna says so."""
+    """Tells Optuna how a trial does, epoch by epoch, from the first of its log on, and whether it ends early."""
 
     def __init__(self, trial: optuna.Trial, one: Planned):
-        self.trial, self.told = trial, set()
+        self.trial, self.one, self.told, self.ends = trial, one, set(), False
         self.column = metrics.evaluation("top1", names_of(one.run.architectures)[-1])
         for row in metrics.read(one.folder):
             self._tell(row)
@@ -147,16 +143,62 @@ class _Judge:
             self.told.add(row["epoch"])
             self.trial.report(row[self.column], int(row["epoch"]))
 
-    def __call__(self, row: metrics.Row) -> None:
+    def __call__(self, row: metrics.Row) -> bool:
         self._tell(row)
-        if self.trial.should_prune():
-            raise optuna.TrialPruned
+        self.ends = self.trial.should_prune()
+        return self.ends
 
 
-def _left(done: list[FrozenTrial], trials: int) -> str:
-    """How long the trials to come take, by those that are done."""
+def _asked(study: optuna.Study, config: ConfigDict, space: Space, out: Path) -> _Judge:
+    """The next trial."""
+    trial = study.ask(dict(space.distributions))
+    trial.set_user_attr("folder", trial.user_attrs.get("folder", trial.number))
+    return _Judge(trial, planned(config, trial.params, trial.user_attrs["folder"], out))
+
+
+def _train(
+    group: Sequence[_Judge],
+    dataset_of: Callable[[Resolved], Dataset],
+    broken: dict[Path, str],
+    out: Path,
+    console: Console,
+) -> None:
+    """Trains trials in one program, and tells Optuna what has become of each."""
+    by_folder = {judge.one.folder: judge for judge in group}
+    on_epoch = lambda folder, row: by_folder[folder](row)  # noqa: E731
+    errors = attempt([judge.one for judge in group], dataset_of, broken, console, on_epoch)
+    for judge, error in zip(group, errors, strict=True):
+        name = f"{judge.one.method}: " if len(group) > 1 else ""
+        if error:
+            warner(console)(f"{name}failed: {error}")
+            judge.trial.set_user_attr("error", error)
+        elif judge.ends:
+            warner(console)(f"{name}ended: others were better at this epoch")
+        state = TrialState.FAIL if error else TrialState.PRUNED if judge.ends else TrialState.COMPLETE
+        value = result_of(judge.one, out).best if state == TrialState.COMPLETE else None
+        judge.trial.study.tell(judge.trial, value, state)
+
+
+def _in_one_program(config: ConfigDict, space: Space, run: Resolved) -> bool:
+    """Whether trials differ in nothing but what the compiled step takes as arguments.
+
+    Raises:
+        UserError: if they do, and several are to be trained at once.
+    """
+    can = run.with_values(flat(config.to_dict())).values
+    others = [name for name in space.distributions if name not in can]
+    if others and config.replicas > 1:
+        raise UserError(
+            f"config.replicas={config.replicas}: trials differ in {', '.join(others)}, of which one program has one "
+            f"value; accepted is 1, or a --search of {', '.join(can)} alone"
+        )
+    return not others
+
+
+def _left(done: list[FrozenTrial], trials: int, at_once: int) -> str:
+    """How long the trials to come take, by those that are done, which were as many `at_once`."""
     took = [trial.duration.total_seconds() for trial in done if trial.duration]
-    return f"; about {duration(sum(took) / len(took) * (trials - len(done)))} left" if took else ""
+    return f"; about {duration(sum(took) / len(took) * (trials - len(done)) / at_once)} left" if took else ""
 
 
 def best(study: optuna.Study, config: ConfigDict, out: Path) -> Found:

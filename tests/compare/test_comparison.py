@@ -1,7 +1,6 @@
 """The comparison of methods: fair runs, nothing trained twice, and a table that says what the runs came to."""
 
 import csv
-import json
 import re
 import signal
 
@@ -14,11 +13,10 @@ from orc_jax.compare.variants import of_methods, of_rows, of_sweep
 from orc_jax.data import sets
 from orc_jax.errors import Interrupted, UserError
 from orc_jax.published import ROWS
-from orc_jax.report import figures
 from orc_jax.report.comparison_page import figure
 from orc_jax.report.write import write_report
 from orc_jax.workdir import comparison as records
-from orc_jax.workdir import logs, metrics, record
+from orc_jax.workdir import metrics, record
 from tests import own_modules
 from tests.helpers import printed
 from tests.report.reading import read
@@ -30,13 +28,6 @@ METHODS = ["kd", "pcl", "independent"]
 def compare(config, methods, *rest):
     """A comparison of methods."""
     return comparison.compare(config, of_methods(config, methods), *rest)
-
-
-@pytest.fixture
-def not_drawn(monkeypatch):
-    """Figures are made, but not turned into files."""
-    monkeypatch.setattr(figures, "as_png", lambda figure: b"")
-    monkeypatch.setattr(figures, "as_svg", lambda figure, name, description: f'<svg id="{name}"></svg>')
 
 
 def test_a_comparison(short, console, tmp_path, monkeypatch):
@@ -90,36 +81,6 @@ def test_a_comparison(short, console, tmp_path, monkeypatch):
     short.num_epochs = 2
     with pytest.raises(UserError, match=r"holds another run:\n  config.num_epochs: 1 there, 2 here"):
         compare(short, ["independent"], 2, tmp_path, console)
-
-
-@pytest.fixture
-def stub(monkeypatch):
-    """Instead of training: what `failing` says by the folder's method; all others leave what is read of a run."""
-    failing, trained = {}, []
-
-    def train(resolved, folder, console, dataset, on_epoch):
-        name = folder.parent.name
-        trained.append(f"{name}/{folder.name}")
-        if name in failing:
-            raise failing[name]
-        target = f"{len(resolved.architectures) - 1}_{resolved.architectures[-1]}"
-        top1 = {"kd": 0.5, "dml": 0.75}.get(name, 0.25) + resolved.config.seed / 100
-        row = {"step": 5, "epoch": resolved.config.num_epochs, f"eval/top1/{target}": top1, "eval/top1/ensemble": 0.9}
-        log = comparison_log(folder, resolved)
-        log.write(row, {metrics.SPEED: 45.0})
-
-    monkeypatch.setattr(comparison, "train", train)
-    monkeypatch.setattr(comparison, "cost", lambda planned, dataset: 7.0)
-    return failing, trained
-
-
-def comparison_log(folder, resolved):
-    config = resolved.config
-    record.write(
-        folder,
-        record.Record(json.loads(config.to_json()), resolved.architectures, 3, ("a",), 90, (8, 8, 1), (), (), None, {}),
-    )
-    return logs.MetricsLog(folder, 0, config)
 
 
 def test_a_run_that_fails_is_marked_and_the_others_go_on(short, console, tmp_path, stub, not_drawn):

@@ -157,7 +157,7 @@ def test_differences(config, toy):
 FREE = {
     *("data_dir", "pivot_checkpoint", "eval_batch_size", "eval_every_epochs", "checkpoint_every_steps"),
     *("log_every_steps", "log_to", "on_divergence", "remat", "stream.num_workers", "stream.skip_corrupt"),
-    *("stream.check", "stream.skip_other_files", "label_file", "steps_per_call", "patience"),
+    *("stream.check", "stream.skip_other_files", "label_file", "steps_per_call", "patience", "replicas"),
 }
 
 
