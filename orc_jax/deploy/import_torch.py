@@ -34,7 +34,7 @@ from orc_jax.deploy.torch_kinds import is_safetensors
 from orc_jax.deploy.torch_layout import from_torch, torch_name, torch_shape
 from orc_jax.deploy.torch_match import ROOT, Arrays, beside, candidates, counts, differences, named, same
 from orc_jax.errors import UserError, require_choice
-from orc_jax.models import LARGE, MODELS, sides
+from orc_jax.models import HALF, LARGE, MODELS, sides
 from orc_jax.models.network import Params, class_axes, make_network, weight_shapes, with_outputs
 from orc_jax.terminal import doing, make_console
 from orc_jax.workdir import checkpoint, record
@@ -42,9 +42,7 @@ from orc_jax.workdir.record import Record
 
 SHOWN = 5  # names in an error
 USUAL_CROP = 0.875  # of a network for 224x224 images: of 256
-# Whose weights for ImageNet at timm have seen images in [-1, 1].
 IMAGENET = 1000
-HALF = (*(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")), "mixer_s16_224", "tf_efficientnetv2_s")
 READ = ("architecture", "class_names", "input", "resize", "pixel_range", "mean", "std")  # of the metadata of an export
 
 

@@ -146,6 +146,8 @@ LARGE: dict[str, Model] = {
 }
 # The sides of the images that a network is made for, where they are not those of its group.
 SIDES: dict[str, int] = {"efficientnet_b1": 240, "tf_efficientnetv2_s": 300}
+# Whose weights for ImageNet at timm have seen images in [-1, 1], by half as mean and deviation.
+HALF = (*(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base")), "mixer_s16_224", "tf_efficientnetv2_s")
 
 MODELS: dict[str, Model] = {**SMALL, **LARGE}
 
