@@ -11,8 +11,8 @@ from orc_jax import hosts, transfer
 from orc_jax.errors import UserError
 from orc_jax.models import MODELS
 from orc_jax.models.network import class_axes, weight_shapes, with_outputs
-from orc_jax.pool import Pool, StackState, names_of
-from orc_jax.run import Run, abstract_state, build
+from orc_jax.pool import Pool, Stacks, StackState, names_of
+from orc_jax.run import Run, abstract_state, build, head_shapes
 from orc_jax.step import init_averages, init_state
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.files import locked
@@ -51,6 +51,8 @@ def plan(run: Run, workdir: Path) -> list[Source]:
         else:
             resolved = run.resolved.stage(stage, config.pretrain_epochs if i == 0 else config.num_epochs)
             stage_run = build(resolved, run.dataset, run.devices)
+            if stage_run.method.maps:
+                abstract_state(stage_run)
             record.require_resumable(record.read(folder), stage_run.record(), folder)
         sources.append(Source(folder, stage.members, stage_run, stage.name))
     parts = {stack.name: weight_shapes(stack.network)[0] for stack in run.spec.stacks}
@@ -214,6 +216,18 @@ def load_members(run: Run, source: Path, members: Sequence[int], field: str = ""
     there = record.require(source)
     trained = checkpoint.restore_networks(source, there, "latest", run.sharding, own, architectures=needed)
     return {member: _in_order(run, there, member, trained.pool.member(other)) for member, other in found.items()}
+
+
+def load_heads(source: Source) -> Stacks:
+    """The heads that a stage hands on: all that its run has, from its latest checkpoint; none of another run.
+
+    Raises:
+        UserError: if the checkpoint cannot be read.
+    """
+    if source.run is None or not (shapes := head_shapes(source.run)):
+        return {}
+    here = (source.folder, source.run.record(), "latest", source.run.sharding, source.run.resolved.plugins)
+    return checkpoint.restore_networks(*here, shapes, architectures=()).pool.stacks
 
 
 def _in_order(run: Run, there: Record, member: int, state: StackState) -> StackState:

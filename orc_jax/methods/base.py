@@ -1,6 +1,7 @@
 """What a method is: one iteration of its paper as a function on a pool, and what has to be trained before."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +19,17 @@ from orc_jax.verbs import Context, Setup, predict
 class Stage(NamedTuple):
     """A run that comes before the method's own: it trains `members` by `method`, in a folder `name` of the workdir.
 
-    Members that an earlier stage has trained start from there. The first stage of a method is its pivot teacher's: it
-    takes `config.pretrain_epochs`, and `config.pivot_checkpoint` stands in for it.
+    Members that an earlier stage has trained start from there, and so do heads of the same name. The first stage of a
+    method is its pivot teacher's: it takes `config.pretrain_epochs`, and `config.pivot_checkpoint` stands in for it.
+
+    method: one of a person's own, of `METHODS` or, with the options of the method that it comes before, of `STAGES`.
+    fields: those of the config that are others in it, such as its length `num_epochs` and its `learning_rate`.
     """
 
     name: str
     method: str
     members: tuple[int, ...]
+    fields: Mapping[str, Any] = MappingProxyType({})
 
 
 class Share(NamedTuple):
