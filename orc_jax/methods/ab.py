@@ -113,7 +113,6 @@ def boundaries(architectures: Sequence[str], *, weight: float, **options: Any) -
         adapter=starting(network),
         keep=keep,
         trunk_alone=True,
-        told="boundaries",
         maps=("preact", "post"),
         values=VALUES,
     )

@@ -15,6 +15,8 @@ from orc_jax.models.network import Params
 from orc_jax.pool import Outputs, Pool, Stacks
 from orc_jax.verbs import Context, Setup, predict
 
+OBJECTIVE = "objective"  # the metric of a loss that is not of labels
+
 
 class Stage(NamedTuple):
     """A run that comes before the method's own: it trains `members` by `method`, in a folder `name` of the workdir.
@@ -72,7 +74,7 @@ class Method(NamedTuple):
         `[members]`, the same on all devices.
     roles: what each member is called, for people.
     metrics: names of the metrics that `iterate` returns; always among them "loss" (cross-entropy on the batch) and
-        "accuracy".
+        "accuracy"; and "objective" where another loss than of labels is minimised.
     shares: those of them that are shares of iterations.
     views: augmentations of each image: 1, or one for each member.
     stages: the runs that come before. Their members start trained.

@@ -60,7 +60,7 @@ def flow(architectures: Sequence[str], **options: Any) -> Method:
     def loss(context: Context, student: Seen, teacher: Seen, batch: Images, adapter: Adapter) -> jax.Array:
         return flow_loss(student.maps["post"], teacher.maps["post"])
 
-    return offline("fsp", architectures, loss, adapter=fits, trunk_alone=True, told="flow", maps=("post",))
+    return offline("fsp", architectures, loss, adapter=fits, trunk_alone=True, maps=("post",))
 
 
 def flow_loss(f_s: Sequence[jax.Array], f_t: Sequence[jax.Array]) -> jax.Array:

@@ -23,7 +23,7 @@ from flax import nnx
 from orc_jax.data.types import Images
 from orc_jax.errors import require
 from orc_jax.methods.at import attention
-from orc_jax.methods.base import Method, scores
+from orc_jax.methods.base import OBJECTIVE, Method, scores
 from orc_jax.methods.maps import at_one_side, beside, moved, per_sample, starting, weighed
 from orc_jax.methods.offline import (
     BESIDE_TEACHER,
@@ -150,13 +150,13 @@ def paraphraser(architectures: Sequence[str], *, share: float, **options: Any) -
         # No member makes a pass that is learnt from.
         passed = Forward(alone, Outputs(taught.logits[:0], {}, alone.heads), {}, {BESIDE_TEACHER: {}})
         pool = pool.replace(stacks=pool.stacks | learn(context, passed, loss).stacks)
-        missing = context.mean(loss(passed.outputs).mean(-1))
-        return pool, scores(context, taught.logits, batch.labels) | {"missing": missing}
+        objective = context.mean(loss(passed.outputs).mean(-1))
+        return pool, scores(context, taught.logits, batch.labels) | {OBJECTIVE: objective}
 
     return Method(
         iterate,
         ("teacher",),
-        metrics=("loss", "accuracy", "missing"),
+        metrics=("loss", "accuracy", OBJECTIVE),
         stages=(PIVOT,),
         frozen=(0,),
         start=start_with("ft", architectures, without, partial(initial, share)),

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from orc_jax.data.types import Images
 from orc_jax.errors import UserError
-from orc_jax.methods.base import Method, Stage, pool_roles, require_members, scores
+from orc_jax.methods.base import OBJECTIVE, Method, Stage, pool_roles, require_members, scores
 from orc_jax.models import FEATURE_POINTS
 from orc_jax.models.layers import torch_uniform
 from orc_jax.models.network import Params, trunk
@@ -69,7 +69,6 @@ def offline(
     answer: Loss | None = None,
     beside: MakeBeside | None = None,
     trunk_alone: bool = False,
-    told: str = "",
     maps: tuple[str, ...] = (),
     values: tuple[str, ...] = (),
     indexed: bool = False,
@@ -92,7 +91,7 @@ def offline(
         beside: setup, key, and the shapes of what the teacher makes of one image -> the parameters of a network beside
             the teacher, which stay as they are, and which a stage with such a network hands on.
         trunk_alone: of the students' networks those parameters alone learn that their maps of kind `post` depend on.
-        told: the name of a metric that is the loss, where that is not of labels.
+            The loss, which is not of labels, is then a metric, "objective".
         maps, values, indexed, decided_by_labels, views: as of `Method`. Of several views, a student makes a pass each;
             what is seen is then of all samples, view by view, `[views x batch, ...]`, and labels are those of a view.
         change: context, images `[views, batch, ...]` -> images that are changed further.
@@ -144,15 +143,15 @@ def offline(
         logits = students.spec.in_member_order(of_each(answer, passed.outputs)) if answer else passed.logits
         first = jnp.concatenate([taught.logits, logits])[:, : len(batch.labels)]
         metrics = scores(context, first, batch.labels)
-        if told:
+        if trunk_alone:
             of_students = losses(passed.outputs).mean(-1)
-            metrics |= {told: context.mean(jnp.concatenate([jnp.zeros(1), of_students]))}
+            metrics[OBJECTIVE] = context.mean(jnp.concatenate([jnp.zeros(1), of_students]))
         return pool, metrics
 
     return Method(
         iterate,
         pool_roles(len(architectures), "teacher", "student"),
-        metrics=("loss", "accuracy", *([told] if told else [])),
+        metrics=("loss", "accuracy", *([OBJECTIVE] if trunk_alone else [])),
         stages=(PIVOT,),
         frozen=(0,),
         start=start_with(name, architectures, adapter or without, beside) if adapter or beside else None,
