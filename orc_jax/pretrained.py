@@ -248,7 +248,8 @@ def start_from_weights(run: Run, workdir: Path, warn: Callable[[str], None]) -> 
     itself is what lies in `workdir`: the same command can be given again to go on.
 
     Raises:
-        UserError: if there is no run in `workdir`, or its networks are not those of `run`.
+        UserError: if there is no run in `workdir`, or its networks are not those of `run`; if a stage of `run` trains more
+            than its members.
     """
     if hosts.is_main():
         _start(run, workdir, warn)
@@ -267,6 +268,13 @@ def _start(run: Run, workdir: Path, warn: Callable[[str], None]) -> None:
         return
     if run.config.init:
         raise UserError(f"--resume=weights: takes all weights from {workdir}; accepted is an empty config.init")
+    heads = head_shapes(run)
+    for source in plan(run, new) if heads else ():
+        if source.run and heads.keys() & head_shapes(source.run):
+            raise UserError(
+                f"--resume=weights: config.method={run.config.method!r} needs more than members, of the stage "
+                f"{source.name!r}, which would be left out; accepted is another --workdir, with config.init"
+            )
     with locked(workdir):
         trained = load_members(run, workdir, range(run.spec.size), field=f"--workdir={str(workdir)!r}")
         state = init_state(run.setup, run.method, run.config.seed)

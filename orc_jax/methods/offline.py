@@ -231,7 +231,7 @@ def start_with(
                 raise UserError(
                     f"config.method={method!r}: {architectures[0]} cannot teach {stack.name}: {reason}"
                 ) from reason
-            if made.params:
+            if any(made):
                 stacks[head_of(stack.name)] = new_stack(setup, made.params, made.kept, stack.name)
         return pool.replace(stacks=stacks)
 

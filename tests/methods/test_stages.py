@@ -207,6 +207,15 @@ def test_fields_of_a_stage(config):
     assert len(resolve(config, 1).method.stages) == 1
 
 
+def test_weights_of_another_run_do_not_stand_in_for_a_paraphraser(config, console, tmp_path, toy):
+    """A run that starts from them has no stages."""
+    for_method(config, "ft")
+    record.write(tmp_path, build_run(config, toy)._replace(devices=jax.local_devices()).record())
+    config.ft.weight = 1.0
+    with pytest.raises(UserError, match=r"^--resume=weights: config.method='ft' needs more than members, of the stage"):
+        train(config, tmp_path, console, resume="weights")
+
+
 @pytest.mark.parametrize(
     ("method", "teacher", "text"),
     [
