@@ -248,8 +248,8 @@ def start_from_weights(run: Run, workdir: Path, warn: Callable[[str], None]) -> 
     itself is what lies in `workdir`: the same command can be given again to go on.
 
     Raises:
-        UserError: if there is no run in `workdir`, or its networks are not those of `run`; if a stage of `run` trains more
-            than its members.
+        UserError: if there is no run in `workdir`, or its networks are not those of `run`; if a stage trains more than
+            members of it.
     """
     if hosts.is_main():
         _start(run, workdir, warn)
