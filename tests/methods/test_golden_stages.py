@@ -34,7 +34,7 @@ def test_ab(case):
     student, teacher = listed(case, "s"), listed(case, "t")
     shapes = tuple((s.shape[1:], t.shape[1:]) for s, t in zip(student, teacher, strict=True))
     connectors = Beside(case, Connectors, [("^", "connector.")], shapes=shapes)
-    made, stats = connectors.network.train(connectors.params, connectors.stats, student)
+    made, stats = jax.jit(connectors.network.train)(connectors.params, connectors.stats, student)
     connectors.assert_moved(stats)
     for i, (s, t) in enumerate(zip(made, teacher, strict=True)):
         of_stage = 2.0 ** (i - len(made) + 1) * 3 / 1000 * boundary_loss([s], [t])
@@ -69,7 +69,7 @@ def test_ft_paraphraser(case):
     transposed = [f"decoder.units.{i}.0.kernel" for i in range(3)]
     network = Beside(case | of_stage, Paraphraser, renamed, transposed, **widths)
     network.assert_all(lambda params, _: per_sample((network.network.predict(params, {}, f_t)[1] - f_t) ** 2), ())
-    factors, _ = network.network.predict(network.params, {}, f_t)
+    factors, _ = jax.jit(network.network.predict)(network.params, {}, f_t)
     assert_golden(nchw(factors), case["out"]["factor_t"])
 
 
@@ -79,7 +79,7 @@ def test_ft_translator(case):
     widths = (f_s.shape[-1], f_s.shape[-1], factors.shape[-1], factors.shape[-1])
     renamed = [(UNITS, lambda m: f"translator.encoder.{3 * int(m[1]) + int(m[2])}")]
     translator = Beside(case, Convolutions, renamed, widths=widths, normalised=True)
-    made, stats = translator.network.train(translator.params, translator.stats, f_s)
+    made, stats = jax.jit(translator.network.train)(translator.params, translator.stats, f_s)
     assert_golden(nchw(made), case["out"]["factor_s"])
     translator.assert_moved(stats)
     translator.assert_all(
