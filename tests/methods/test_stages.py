@@ -101,7 +101,7 @@ def of_own_stage(config, method, finished):
     config.pivot_checkpoint, config.patience = str(finished / "pivot"), 1
     config.lr_schedule, config.warmup_epochs = "cosine", 0.5
     if method == "fsp":
-        config.assistants = config.student = "tiny_a"  # with as many channels as the teacher
+        config.teacher = config.assistants = config.student = "tiny_a"  # as many channels as the trained teacher
     return config
 
 
