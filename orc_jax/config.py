@@ -14,7 +14,7 @@ from orc_jax import optim, plugins, ranges, schedules, trackers, transfer
 from orc_jax.data import augment, fields, splits
 from orc_jax.defaults import BY_ARCHITECTURE, FIELDS, default, flat, own_section
 from orc_jax.errors import UserError, require, require_choice
-from orc_jax.methods import METHODS
+from orc_jax.methods import METHODS, STAGES, group_of
 from orc_jax.methods.base import Method, Stage
 from orc_jax.models import MODELS, Model, ladder
 from orc_jax.plugins import Plugins
@@ -53,7 +53,7 @@ class Resolved(NamedTuple):
             "learning_rate",
             "label_smoothing",
             *decays,
-            *(f"{self.config.method}.{option}" for option in self.method.values),
+            *(f"{group_of(self.config.method)}.{option}" for option in self.method.values),
         }
         return self._replace(values=tuple(sorted(can.intersection(fields))))
 
@@ -71,12 +71,14 @@ class Resolved(NamedTuple):
         names = [self.architectures[member] for member in stage.members]
         options = self.config.method_options if stage.method == self.config.method else ""  # they are the method's
         named = plugins.load([(f"stage {stage.name!r}", stage.method)])  # by the method, which is trusted
-        return self._replace(plugins={**self.plugins, **named}).replace(
+        fields = {
             **{"method": stage.method, "method_options": options, "num_epochs": num_epochs, "pivot_checkpoint": ""},
             **{"teacher": names[0], "student": names[-1], "num_networks": len(names)},
-            assistants=",".join(names[1:-1]),
-            init=transfer.of_part(self.config.init, len(self.architectures), stage.members),
-        )
+            "assistants": ",".join(names[1:-1]),
+            "init": transfer.of_part(self.config.init, len(self.architectures), stage.members),
+            **stage.fields,
+        }
+        return self._replace(plugins={**self.plugins, **named}).replace(**fields)
 
 
 def resolve(config: ConfigDict, num_devices: int | None = None, trusted: Collection[str] | None = None) -> Resolved:
@@ -167,9 +169,10 @@ def _method(config: ConfigDict, architectures: tuple[str, ...], own: Plugins) ->
         UserError: for an unknown method, an option out of its range, or a pool that the method cannot train.
     """
     if not plugins.is_own(config.method):
-        require_choice("config.method", config.method, METHODS)
+        if config.method not in STAGES:
+            require_choice("config.method", config.method, METHODS)
         require("config.method_options", repr(config.method_options), not config.method_options, _NO_OPTIONS)
-        return METHODS[config.method](architectures, **config[config.method])
+        return (METHODS | STAGES)[config.method](architectures, **config[group_of(config.method)])
     options = dict(config[section]) if (section := own_section(config)) else {}
     options |= plugins.options("config.method_options", config.method_options)
     try:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from orc_jax.data import splits
+from orc_jax.methods.base import OBJECTIVE
 from orc_jax.models import LARGE, SMALL
 from orc_jax.run import Run, parameter_counts
 from orc_jax.terminal import ENDLESS, Part, Rows, fitted
@@ -89,6 +90,8 @@ def epoch_line(run: Run, title: str, row: Row, timing: Row, width: int = ENDLESS
         Part(f"{name}: loss {row[metrics.train('loss', name)]:.3f}"),
         Part(f"accuracy {row[metrics.train('accuracy', name)]:.2%}", 2),
     ]
+    if (column := metrics.train(OBJECTIVE, name)) in row:
+        parts.append(Part(f"{OBJECTIVE} {row[column]:.3g}"))
     if metrics.evaluated([row]):
         first, *others = splits.eval_splits(run.config)
         parts.append(Part(f"{first} {row[metrics.evaluation('top1', name)]:.2%}"))

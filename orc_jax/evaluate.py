@@ -16,7 +16,7 @@ from orc_jax.data.splits import eval_splits
 from orc_jax.data.types import Images, Records
 from orc_jax.models.network import Params
 from orc_jax.pool import Stacks
-from orc_jax.run import Run, abstract_state, build
+from orc_jax.run import Run, build, head_shapes
 from orc_jax.step import Evaluation, TrainState, each_of, make_evaluation_step, make_observation_step
 from orc_jax.terminal import doing
 from orc_jax.workdir import checkpoint, metrics, record
@@ -166,7 +166,4 @@ def heads(run: Run) -> dict[str, dict[str, Params]]:
     """Parameters and statistics, if there are any, that an evaluation by the method needs besides the members'."""
     if not (run.method.ensemble or run.method.answers):
         return {}
-    stacks = abstract_state(run).stacks
-    kept = {name: {"params": stack.params, "batch_stats": stack.batch_stats} for name, stack in stacks.items()}
-    names = kept.keys() - set(run.spec.architectures)
-    return {name: {kind: arrays for kind, arrays in kept[name].items() if arrays} for name in names}
+    return head_shapes(run)

@@ -24,7 +24,7 @@ from orc_jax.errors import UserError
 from orc_jax.evaluate import evaluation, renewer
 from orc_jax.keeping import Kept, Saves, keeping
 from orc_jax.meter import Meter
-from orc_jax.pool import StackState
+from orc_jax.pool import Stacks, StackState
 from orc_jax.preemption import Stop
 from orc_jax.run import Run, abstract_state, values_of
 from orc_jax.step import TrainState, in_replicas, in_turn, init_state, make_train_step, reset_totals
@@ -37,11 +37,12 @@ OnEpoch = Callable[[Path, Row], bool | None]
 
 
 class Track(NamedTuple):
-    """A run to train in `workdir`; `trained` are the weights of members that start trained."""
+    """A run to train in `workdir`; `trained` are the weights of members that start trained, `heads` those of heads."""
 
     run: Run
     workdir: Path
     trained: Mapping[int, StackState]
+    heads: Stacks
 
 
 def fit(
@@ -217,7 +218,8 @@ def _restored_or_initial(tracks: Sequence[Track], console: Console, title: str) 
         run, workdir = track.run, track.workdir
         state = checkpoint.restore_newest(workdir, abstract_state(run), run.sharding, terminal.warner(console))
         if state is None:
-            state = init(run.config.seed, pretrained.load_starts(run, track.trained) | dict(track.trained))
+            weights = pretrained.load_starts(run, track.trained) | dict(track.trained)
+            state = init(run.config.seed, weights, track.heads)
         else:
             folder = workdir / checkpoint.CHECKPOINTS
             line = f"{title}: restored step {int(state.step)} of {run.num_steps} from {folder}"

@@ -174,6 +174,15 @@ class Pool(struct.PyTreeNode):
             pool = pool.put(part.replace(stacks={name: own}))
         return pool
 
+    def with_heads(self, heads: Mapping[str, StackState]) -> "Pool":
+        """The pool with parameters and statistics of heads replaced, from other pools; those that it lacks are not."""
+        own = {name: self.stacks[name] for name in self.heads.keys() & heads.keys()}
+        given = {
+            name: head.replace(params=heads[name].params, batch_stats=heads[name].batch_stats)
+            for name, head in own.items()
+        }
+        return self.replace(stacks=self.stacks | given)
+
 
 # Rows are known when the program is traced, so these are slices and joins, which compilers fuse with what comes before
 # and after; a gather or a scatter would be a launch of its own for every leaf.

@@ -12,8 +12,8 @@ from orc_jax import hosts, parallel, transfer
 from orc_jax.errors import UserError
 from orc_jax.models import MODELS
 from orc_jax.models.network import class_axes, weight_shapes, with_outputs
-from orc_jax.pool import Pool, StackState, names_of
-from orc_jax.run import Run, abstract_state, build
+from orc_jax.pool import Pool, Stacks, StackState, names_of
+from orc_jax.run import Run, abstract_state, build, head_shapes
 from orc_jax.step import init_averages, init_state
 from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.files import locked
@@ -52,6 +52,8 @@ def plan(run: Run, workdir: Path) -> list[Source]:
         else:
             resolved = run.resolved.stage(stage, config.pretrain_epochs if i == 0 else config.num_epochs)
             stage_run = build(resolved, run.dataset, run.devices)
+            if stage_run.method.maps:
+                abstract_state(stage_run)
             record.require_resumable(record.read(folder), stage_run.record(), folder)
         sources.append(Source(folder, stage.members, stage_run, stage.name))
     parts = {stack.name: weight_shapes(stack.network)[0] for stack in run.spec.stacks}
@@ -217,6 +219,18 @@ def load_members(run: Run, source: Path, members: Sequence[int], field: str = ""
     return {member: _in_order(run, there, member, trained.pool.member(other)) for member, other in found.items()}
 
 
+def load_heads(source: Source) -> Stacks:
+    """The heads that a stage hands on: all that its run has, from its latest checkpoint; none of another run.
+
+    Raises:
+        UserError: if the checkpoint cannot be read.
+    """
+    if source.run is None or not (shapes := head_shapes(source.run)):
+        return {}
+    here = (source.folder, source.run.record(), "latest", source.run.sharding, source.run.resolved.plugins)
+    return checkpoint.restore_networks(*here, shapes, architectures=()).pool.stacks
+
+
 def _in_order(run: Run, there: Record, member: int, state: StackState) -> StackState:
     theirs, ours = there.class_names, run.dataset.class_names
     if theirs == ours or sorted(theirs) != sorted(ours):
@@ -235,7 +249,8 @@ def start_from_weights(run: Run, workdir: Path, warn: Callable[[str], None]) -> 
     itself is what lies in `workdir`: the same command can be given again to go on.
 
     Raises:
-        UserError: if there is no run in `workdir`, or its networks are not those of `run`.
+        UserError: if there is no run in `workdir`, or its networks are not those of `run`; if a stage trains more than
+            members of it.
     """
     if hosts.is_main():
         _start(run, workdir, warn)
@@ -254,6 +269,13 @@ def _start(run: Run, workdir: Path, warn: Callable[[str], None]) -> None:
         return
     if run.config.init:
         raise UserError(f"--resume=weights: takes all weights from {workdir}; accepted is an empty config.init")
+    heads = head_shapes(run)
+    for source in plan(run, new) if heads else ():
+        if source.run and heads.keys() & head_shapes(source.run):
+            raise UserError(
+                f"--resume=weights: config.method={run.config.method!r} needs more than members, of the stage "
+                f"{source.name!r}, which would be left out; accepted is another --workdir, with config.init"
+            )
     with locked(workdir):
         trained = load_members(run, workdir, range(run.spec.size), field=f"--workdir={str(workdir)!r}")
         state = parallel.once(functools.partial(init_state, run.setup, run.method))(run.config.seed)

@@ -22,7 +22,7 @@ from orc_jax.errors import UserError
 from orc_jax.methods.base import Method
 from orc_jax.models import noise
 from orc_jax.models.conv import convolution_for
-from orc_jax.models.network import Network, class_axes, layers_of, weight_shapes
+from orc_jax.models.network import Network, Params, class_axes, layers_of, weight_shapes
 from orc_jax.parallel import Devices
 from orc_jax.pool import PoolSpec, make_spec
 from orc_jax.verbs import Setup
@@ -220,6 +220,15 @@ def abstract_state(run: Run) -> step.TrainState:
 
     setup = run.setup._replace(spec=run.spec.with_networks(unfilled))
     return jax.eval_shape(lambda: step.init_state(setup, run.method, 0))
+
+
+def head_shapes(run: Run) -> dict[str, dict[str, Params]]:
+    """Of each head of a run the shapes of its parameters and statistics, if it has any."""
+    if run.method.start is None:
+        return {}
+    heads = {name: of for name, of in abstract_state(run).stacks.items() if name not in run.spec.architectures}
+    kinds = {name: {"params": head.params, "batch_stats": head.batch_stats} for name, head in heads.items()}
+    return {name: {kind: arrays for kind, arrays in of.items() if arrays} for name, of in kinds.items()}
 
 
 def parameter_counts(run: Run) -> dict[str, int]:

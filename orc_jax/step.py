@@ -37,12 +37,21 @@ class TrainState(struct.PyTreeNode):
 
 
 def init_stacks(
-    setup: Setup, method: Method, seed: int | jax.Array, trained: Mapping[int, StackState] = MappingProxyType({})
+    setup: Setup,
+    method: Method,
+    seed: int | jax.Array,
+    trained: Mapping[int, StackState] = MappingProxyType({}),
+    heads: Stacks | None = None,
 ) -> Stacks:
-    """The initial stacks of a pool, and what the method adds to them. Members that are `trained` start from there."""
+    """The initial stacks of a pool, and what the method adds to them.
+
+    Members that are `trained` start from there, and so does what the method adds of `heads`, by name.
+    """
     stacks = {name: new_stack(setup, *weights, name) for name, weights in pools.init(setup.spec, seed).items()}
     pool = Pool(spec=setup.spec, stacks=stacks).with_weights(trained)
-    return pool.stacks if method.start is None else method.start(setup, pool, rngs.stream_key(seed, "heads")).stacks
+    if method.start is None:
+        return pool.stacks
+    return method.start(setup, pool, rngs.stream_key(seed, "heads")).with_heads(heads or {}).stacks
 
 
 def init_averages(setup: Setup, stacks: Stacks) -> Stacks:
@@ -68,10 +77,14 @@ def move_averages(decay: float, step: jax.Array, averages: Stacks, old: Stacks, 
 
 
 def init_state(
-    setup: Setup, method: Method, seed: int | jax.Array, trained: Mapping[int, StackState] = MappingProxyType({})
+    setup: Setup,
+    method: Method,
+    seed: int | jax.Array,
+    trained: Mapping[int, StackState] = MappingProxyType({}),
+    heads: Stacks | None = None,
 ) -> TrainState:
     """The state before the first step; arguments as of `init_stacks`."""
-    stacks = init_stacks(setup, method, seed, trained)
+    stacks = init_stacks(setup, method, seed, trained, heads)
     return reset_totals(
         TrainState(
             step=jnp.zeros((), jnp.int32),

@@ -14,7 +14,7 @@ from orc_jax.data import sets
 from orc_jax.data.types import Dataset
 from orc_jax.errors import UserError
 from orc_jax.fitting import OnEpoch, Track, fit
-from orc_jax.pool import StackState
+from orc_jax.pool import Stacks, StackState
 from orc_jax.preemption import Stop, watched
 from orc_jax.pretrained import Source
 from orc_jax.run import Run, build
@@ -112,11 +112,9 @@ def _train(
         about += [*display.unusual_sizes(first), *display.about_images(first), *display.about_classes(first)]
         for line in dict.fromkeys((*about, *_long(first, len(runs), console))):
             warn(line)
-        failed, trained = _pretrain(runs, [plan or [] for plan in plans], stop, console)
+        failed, trained, heads = _pretrain(runs, [plan or [] for plan in plans], stop, console)
         tracks = [
-            Track(run, workdir, own)
-            for i, (run, workdir, own) in enumerate(zip(runs, workdirs, trained, strict=True))
-            if i not in failed
+            Track(*track) for i, track in enumerate(zip(runs, workdirs, trained, heads, strict=True)) if i not in failed
         ]
         by_folder = {workdirs[i]: error for i, error in failed.items()}
         if tracks:
@@ -126,9 +124,10 @@ def _train(
 
 def _pretrain(
     runs: Sequence[Run], plans: Sequence[Sequence[Source]], stop: Stop, console: Console
-) -> tuple[dict[int, UserError], list[dict[int, StackState]]]:
-    """Trains what comes before runs: who has failed, by number, and the members of each that start trained."""
+) -> tuple[dict[int, UserError], list[dict[int, StackState]], list[Stacks]]:
+    """Trains what comes before runs: who has failed, by number, and what of each starts trained: members, and heads."""
     trained: list[dict[int, StackState]] = [{} for _ in runs]
+    heads: list[Stacks] = [{} for _ in runs]
     failed: dict[int, UserError] = {}
     for stage in range(max(map(len, plans))):
         having = [i for i, plan in enumerate(plans) if stage < len(plan) and i not in failed]
@@ -137,16 +136,17 @@ def _pretrain(
             source = plans[i][stage]
             if source.run:
                 so_far = {k: trained[i][member] for k, member in enumerate(source.members) if member in trained[i]}
-                tracks.append(Track(source.run, source.folder, so_far))
+                tracks.append(Track(source.run, source.folder, so_far, heads[i]))
         errors = fit(tracks, stop, console, title=plans[having[0]][stage].name) if tracks else {}
         for i in having:
-            folder, members = plans[i][stage].folder, plans[i][stage].members
-            if folder in errors:
-                failed[i] = errors[folder]
+            source = plans[i][stage]
+            if source.folder in errors:
+                failed[i] = errors[source.folder]
                 continue
-            with doing(console, f"reading members from {folder}"):
-                trained[i] |= pretrained.load_members(runs[i], folder, members)
-    return failed, trained
+            with doing(console, f"reading members from {source.folder}"):
+                trained[i] |= pretrained.load_members(runs[i], source.folder, source.members)
+                heads[i] |= pretrained.load_heads(source)
+    return failed, trained, heads
 
 
 def _long(run: Run, count: int, console: Console) -> list[str]:

@@ -247,6 +247,7 @@ def learn(
     pauses_statistics: bool = True,
     lr_multiplier: float = 1.0,
     share: Callable[[dict[str, Params]], dict[str, Params]] | None = None,
+    only: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Pool:
     """One update of the members and heads that have made a forward pass.
 
@@ -261,6 +262,7 @@ def learn(
         pauses_statistics: members that do not learn keep their running statistics as well.
         lr_multiplier: of this update, on top of the schedule and the architecture's own.
         share: gradients by stack -> gradients by stack, for members that share parameters.
+        only: by stack the parameters that learn, if not all do; the others stay bit for bit.
     """
     losses, pull_loss = jax.vjp(lambda outputs: loss(outputs).mean(-1), passed.outputs)
     (cotangent,) = pull_loss(jnp.ones_like(losses))
@@ -276,6 +278,7 @@ def learn(
         params, opt_state = optim.update(
             context.setup.optimizer_of(name), state.params, state.opt_state, grads[name], stack_rate
         )
+        params = {p: x if p in only.get(name, params) else state.params[p] for p, x in params.items()}
         updated = StackState(params=params, batch_stats=passed.batch_stats[name], opt_state=opt_state)
         if name in masks:
             paused = state if pauses_statistics else state.replace(batch_stats=updated.batch_stats)

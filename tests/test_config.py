@@ -215,7 +215,8 @@ def test_every_stage_has_its_members(name, config):
     for stage in resolved.method.stages:
         run = resolved.stage(stage, 3)
         assert run.architectures == tuple(resolved.architectures[member] for member in stage.members)
-        assert run.config.method == stage.method and run.config.num_epochs == 3
+        assert run.config.method == stage.method
+        assert run.config.num_epochs == stage.fields.get("num_epochs", 3)
         assert len(run.method.roles) == len(stage.members)
 
 

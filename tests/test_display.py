@@ -99,6 +99,9 @@ def test_a_line_for_each_epoch(config, toy):
     assert line == "orc epoch 1/2  3_tiny_b: loss 3.123  accuracy 37.50%  123 images/s"
     line = display.epoch_line(run, "orc", row(2, [0.1, 0.2, 0.3, 0.4]), {})
     assert line == "orc epoch 2/2  3_tiny_b: loss 3.123  accuracy 37.50%  test 40.00%  ensemble 41.00%"
+    told = row(1, None) | {"train/objective/3_tiny_b": 0.01234}
+    line = display.epoch_line(run, "flow", told, {})
+    assert line == "flow epoch 1/2  3_tiny_b: loss 3.123  accuracy 37.50%  objective 0.0123"
     config.method, config.num_networks, config.assistants, config.student = "independent", 1, "", "tiny_a"
     line = display.epoch_line(build_run(config, toy), "pivot", row(2, [0.1, 0.2, 0.3, 0.4]), {})
     assert line == "pivot epoch 2/2  0_tiny_a: loss 0.123  accuracy 0.00%  test 10.00%"

@@ -125,6 +125,17 @@ def test_weights_are_replaced_and_the_optimizer_is_not():
     assert pool.with_weights({}) is pool
 
 
+def test_heads_are_replaced_by_their_names():
+    """Those that the pool has; members never are, nor is an optimizer."""
+    one = StackState(params={"u": np.ones(2)}, batch_stats={}, opt_state="own")
+    other = one.replace(params={"u": np.zeros(2)}, opt_state=())
+    pool = numbered(*FIVE)
+    pool = pool.replace(stacks=pool.stacks | {"head": one})
+    changed = pool.with_heads({"head": other, "another": other, "a": other})
+    assert changed.stacks["head"] == other.replace(opt_state="own")
+    assert changed.stacks.keys() == pool.stacks.keys() and changed.stacks["a"] is pool.stacks["a"]
+
+
 def test_rows_chosen_by_a_value():
     """One program takes and puts any row; the member that it gives has no number that another pool would take."""
     pool = numbered(*FIVE)

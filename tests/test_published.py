@@ -52,7 +52,7 @@ def test_how_a_figure_is_told():
     assert ROWS["orc/cifar10/resnet26/resnet8"].text == "not known"
     assert ROWS["crd/vgg13/vgg8"].text == "73.94 [A, last]"
     assert ROWS["dist/resnet56/resnet20"].text == "71.75 ± 0.30 [A, ?]"
-    assert len(ROWS) == 13 + 9 * 13 + 11 + 6 + 8 + 2 + 15 + 6 + 5 + 6 + 60
+    assert len(ROWS) == 13 + 11 * 13 + 6 + 11 + 6 + 8 + 2 + 15 + 6 + 5 + 6 + 60
 
 
 def test_recipes_of_some_rows():

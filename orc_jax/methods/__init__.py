@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from orc_jax.methods.ab import ab, boundaries
 from orc_jax.methods.at import at
 from orc_jax.methods.base import Method
 from orc_jax.methods.cc import cc
@@ -12,6 +13,8 @@ from orc_jax.methods.dist import dist
 from orc_jax.methods.dkd import dkd
 from orc_jax.methods.dml import dml
 from orc_jax.methods.fitnets import fitnets
+from orc_jax.methods.fsp import flow, fsp
+from orc_jax.methods.ft import ft, paraphraser
 from orc_jax.methods.independent import independent
 from orc_jax.methods.kd import kd
 from orc_jax.methods.kdcl import kdcl
@@ -65,7 +68,17 @@ OFFLINE: dict[str, Factory] = {
     "reviewkd": reviewkd,
     "ofd": ofd,
     "simkd": simkd,
+    "ft": ft,
+    "ab": ab,
+    "fsp": fsp,
 }
 METHODS: dict[str, Factory] = {**ONLINE, **OFFLINE}
+# What some of them train by before: in a stage, a run by itself, with the options of the method.
+STAGES: dict[str, Factory] = {"ft.paraphraser": paraphraser, "ab.boundaries": boundaries, "fsp.flow": flow}
 # Their peers are branches of one network, so of one architecture.
 BRANCHED = ("pcl", "one", "cl_ilr")
+
+
+def group_of(method: str) -> str:
+    """Where the options of a method, or of one of `STAGES`, are in the config."""
+    return method.partition(".")[0]

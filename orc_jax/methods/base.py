@@ -1,6 +1,7 @@
 """What a method is: one iteration of its paper as a function on a pool, and what has to be trained before."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -14,17 +15,23 @@ from orc_jax.models.network import Params
 from orc_jax.pool import Outputs, Pool, Stacks
 from orc_jax.verbs import Context, Setup, predict
 
+OBJECTIVE = "objective"  # the metric of a loss that is not of labels
+
 
 class Stage(NamedTuple):
     """A run that comes before the method's own: it trains `members` by `method`, in a folder `name` of the workdir.
 
-    Members that an earlier stage has trained start from there. The first stage of a method is its pivot teacher's: it
-    takes `config.pretrain_epochs`, and `config.pivot_checkpoint` stands in for it.
+    Members that an earlier stage has trained start from there, and so do heads of the same name. The first stage of a
+    method is its pivot teacher's: it takes `config.pretrain_epochs`, and `config.pivot_checkpoint` stands in for it.
+
+    method: one of a person's own, of `METHODS` or, with the options of the method that it comes before, of `STAGES`.
+    fields: those of the config that are others in it, such as its length `num_epochs` and its `learning_rate`.
     """
 
     name: str
     method: str
     members: tuple[int, ...]
+    fields: Mapping[str, Any] = MappingProxyType({})
 
 
 class Share(NamedTuple):
@@ -67,7 +74,7 @@ class Method(NamedTuple):
         `[members]`, the same on all devices.
     roles: what each member is called, for people.
     metrics: names of the metrics that `iterate` returns; always among them "loss" (cross-entropy on the batch) and
-        "accuracy".
+        "accuracy"; and "objective" where another loss than of labels is minimised.
     shares: those of them that are shares of iterations.
     views: augmentations of each image: 1, or one for each member.
     stages: the runs that come before. Their members start trained.

@@ -15,6 +15,7 @@ has its own, of the student's learning rate, decay and optimizer; they are in ch
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -22,10 +23,10 @@ import jax.numpy as jnp
 
 from orc_jax.data.types import Images
 from orc_jax.errors import UserError
-from orc_jax.methods.base import Method, Stage, pool_roles, require_members, scores
+from orc_jax.methods.base import OBJECTIVE, Method, Stage, pool_roles, require_members, scores
 from orc_jax.models import FEATURE_POINTS
 from orc_jax.models.layers import torch_uniform
-from orc_jax.models.network import Params
+from orc_jax.models.network import Params, trunk
 from orc_jax.models.points import Maps
 from orc_jax.plugins import is_own
 from orc_jax.pool import TARGET, Outputs, Pool, PoolSpec
@@ -39,6 +40,7 @@ class Seen(NamedTuple):
     features: jax.Array  # float32 [batch, dim]: pooled, before the classifier
     maps: Maps = {}  # noqa: RUF012, never changed; of its feature points, those kinds that the method looks at
     params: Params = {}  # noqa: RUF012, likewise; of the teacher: its parameters
+    beside: Params = {}  # noqa: RUF012, likewise; of the teacher: those of a network beside it, if there is one
 
 
 class Adapter(NamedTuple):
@@ -51,6 +53,10 @@ class Adapter(NamedTuple):
 Loss = Callable[[Context, Seen, Seen, Images, Adapter], jax.Array]
 MakeAdapter = Callable[[Setup, jax.Array, Seen, Seen], Adapter]
 Keep = Callable[[Context, Seen, Seen, Images, Adapter], Params]
+MakeBeside = Callable[[Setup, jax.Array, Seen], Params]
+
+PIVOT = Stage("pivot", "independent", (0,))
+BESIDE_TEACHER = head_of("the teacher")
 
 
 def offline(
@@ -61,6 +67,8 @@ def offline(
     adapter: MakeAdapter | None = None,
     keep: Keep | None = None,
     answer: Loss | None = None,
+    beside: MakeBeside | None = None,
+    trunk_alone: bool = False,
     maps: tuple[str, ...] = (),
     values: tuple[str, ...] = (),
     indexed: bool = False,
@@ -75,11 +83,15 @@ def offline(
         architectures: in member order: the teacher, then its students.
         loss: `(context, student, teacher, batch, adapter) -> [batch]`.
         adapter: setup, key, and the shapes of what student and teacher make of one image -> the student's adapter
-            before the first step.
+            before the first step, which may be empty.
         keep: arguments as of `loss` -> what the adapter keeps after a step, the same on all devices. It sees the
             student and the adapter as they were in the step. Without it, what is kept stays.
         answer: arguments as of `loss` -> the student's logits `[batch, classes]` in training mode, where these are not
             those of its network: what its metrics are of.
+        beside: setup, key, and the shapes of what the teacher makes of one image -> the parameters of a network beside
+            the teacher, which stay as they are, and which a stage with such a network hands on.
+        trunk_alone: of the students' networks those parameters alone learn that their maps of kind `post` depend on.
+            The loss, which is not of labels, is then a metric, "objective".
         maps, values, indexed, decided_by_labels, views: as of `Method`. Of several views, a student makes a pass each;
             what is seen is then of all samples, view by view, `[views x batch, ...]`, and labels are those of a view.
         change: context, images `[views, batch, ...]` -> images that are changed further.
@@ -94,10 +106,13 @@ def offline(
 
     def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
         students, teachers = pool.select(numbers), pool.select([0])
-        heads = {head_of(stack.name): pool.stacks[head_of(stack.name)] for stack in students.spec.stacks if adapter}
+        names = [head_of(stack.name) for stack in students.spec.stacks]
+        heads = {name: pool.stacks[name] for name in names if name in pool.stacks}
         images = context.normalize(change(context, batch.images) if change else batch.images)
         taught = predict(teachers, images.reshape(-1, *images.shape[-3:]))
         teacher = teacher_of(teachers, taught)
+        if beside:
+            teacher = teacher._replace(beside=row(pool.stacks[BESIDE_TEACHER].params))
         students_and_heads = students.replace(stacks=students.stacks | heads)
         passed = forward_in_turn(students_and_heads, images) if views > 1 else forward(students_and_heads, images)
 
@@ -110,26 +125,36 @@ def offline(
             each = {}
             for stack, seen in by_stack(students.spec, out).items():
                 head = head_of(stack)
-                own = Adapter(out.heads[head], heads[head].batch_stats) if adapter else Adapter({}, {})
+                own = Adapter(out.heads[head], heads[head].batch_stats) if head in heads else Adapter({}, {})
                 each[stack] = jax.vmap(of_one)(seen, own)
             return each
 
         if keep:
-            kept = of_each(keep, passed.outputs)
-            passed = passed._replace(batch_stats=passed.batch_stats | {head_of(name): x for name, x in kept.items()})
-        learnt = learn(context, passed, lambda out: students.spec.in_member_order(of_each(loss, out)))
+            kept = {head_of(name): of for name, of in of_each(keep, passed.outputs).items() if head_of(name) in heads}
+            passed = passed._replace(batch_stats=passed.batch_stats | kept)
+
+        def losses(out: Outputs) -> jax.Array:
+            return students.spec.in_member_order(of_each(loss, out))
+
+        only = trunks(context.setup, students) if trunk_alone else {}
+        learnt = learn(context, passed, losses, only=only)
         pool = pool.put(learnt)
         pool = pool.replace(stacks=pool.stacks | {name: learnt.stacks[name] for name in heads})
         logits = students.spec.in_member_order(of_each(answer, passed.outputs)) if answer else passed.logits
         first = jnp.concatenate([taught.logits, logits])[:, : len(batch.labels)]
-        return pool, scores(context, first, batch.labels)
+        metrics = scores(context, first, batch.labels)
+        if trunk_alone:
+            of_students = losses(passed.outputs).mean(-1)
+            metrics[OBJECTIVE] = context.mean(jnp.concatenate([jnp.zeros(1), of_students]))
+        return pool, metrics
 
     return Method(
         iterate,
         pool_roles(len(architectures), "teacher", "student"),
-        stages=(Stage("pivot", "independent", (0,)),),
+        metrics=("loss", "accuracy", *([OBJECTIVE] if trunk_alone else [])),
+        stages=(PIVOT,),
         frozen=(0,),
-        start=start_with(name, architectures, adapter) if adapter else None,
+        start=start_with(name, architectures, adapter or without, beside) if adapter or beside else None,
         maps=maps,
         values=values,
         indexed=indexed,
@@ -149,14 +174,39 @@ def require_points(method: str, architectures: Sequence[str]) -> None:
             )
 
 
+def without(setup: Setup, key: jax.Array, student: Seen, teacher: Seen) -> Adapter:
+    """No adapter."""
+    return Adapter({}, {})
+
+
 class Unfit(Exception):
     """A teacher and a student that a method cannot bring together. `adapter` raises it, with the reason."""
 
 
+def before(
+    name: str, method: str, members: Sequence[int], epochs: int, fields: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Stage, ...]:
+    """A stage of so many epochs, none if these are 0, at a constant rate, which no accuracy ends early.
+
+    Arguments are as of `Stage`.
+    """
+    own = {"num_epochs": epochs, "lr_schedule": "constant", "warmup_epochs": 0.0, "patience": 0, **fields}
+    return (Stage(name, method, tuple(members), own),) if epochs else ()
+
+
+def trunks(setup: Setup, students: Pool) -> dict[str, frozenset[str]]:
+    """By stack the parameters that `trunk` names."""
+    states = {stack.name: row(students.stacks[stack.name]) for stack in students.spec.stacks}
+    return {
+        stack.name: trunk(stack.network, states[stack.name].params, states[stack.name].batch_stats, setup.image_shape)
+        for stack in students.spec.stacks
+    }
+
+
 def start_with(
-    method: str, architectures: Sequence[str], adapter: MakeAdapter
+    method: str, architectures: Sequence[str], adapter: MakeAdapter, beside: MakeBeside | None = None
 ) -> Callable[[Setup, Pool, jax.Array], Pool]:
-    """What adds the adapters of all students to a pool, before the first step.
+    """What adds the adapters of all students to a pool, and a network beside the teacher, before the first step.
 
     It raises `UserError` for a student that does not fit the teacher.
     """
@@ -168,6 +218,9 @@ def start_with(
             params=row(pool.select([0]).stacks[architectures[0]].params)
         )
         stacks, last = dict(pool.stacks), len(architectures) - 1
+        if beside:
+            made = jax.tree.map(lambda x: x[None], beside(setup, jax.random.fold_in(key, 0), teacher))
+            stacks[BESIDE_TEACHER] = new_stack(setup, made, {})
         for stack in pool.spec.select(range(1, last + 1)).stacks:
             student = one_of(shapes[stack.name])
             # The target student's is the same in every pool, as its initial weights are.
@@ -178,7 +231,8 @@ def start_with(
                 raise UserError(
                     f"config.method={method!r}: {architectures[0]} cannot teach {stack.name}: {reason}"
                 ) from reason
-            stacks[head_of(stack.name)] = new_stack(setup, made.params, made.kept, stack.name)
+            if any(made):
+                stacks[head_of(stack.name)] = new_stack(setup, made.params, made.kept, stack.name)
         return pool.replace(stacks=stacks)
 
     return start

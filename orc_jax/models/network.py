@@ -140,6 +140,24 @@ def layers_of(
     return layers
 
 
+def trunk(network: Network, params: Params, batch_stats: Params, image_shape: tuple[int, int, int]) -> frozenset[str]:
+    """The names of the parameters that its maps of kind `post` depend on: all up to the last feature point.
+
+    Args:
+        network: one that gives such maps.
+        params, batch_stats: of one member, or their shapes.
+        image_shape: of an image.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    jaxpr = jax.make_jaxpr(lambda *given: network.predict(*given)[2]["maps"]["post"])(params, batch_stats, images).jaxpr
+    needed = {variable for variable in jaxpr.outvars if isinstance(variable, Var)}
+    for equation in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(equation.outvars):
+            needed |= {variable for variable in equation.invars if isinstance(variable, Var)}
+    inputs = zip(sorted(params), jaxpr.invars[: len(params)], strict=True)  # dicts are traced sorted
+    return frozenset(name for name, variable in inputs if variable in needed)
+
+
 def block_of(name: str) -> str:
     """The block that a parameter belongs to: up to its first number, `layer1.0`, or to that of a list within a stage,
     `blocks.1.0` or `stages.2.blocks.0`; without a number what the network calls it, `fc`."""

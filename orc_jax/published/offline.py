@@ -19,7 +19,8 @@ KD = {
     for (t, s), figure in PAIRS.items()
 }
 
-# RepDistiller's README, as `PAIRS` and in its order.
+# RepDistiller's README, as `PAIRS` and in its order. None: not to be trained, because FSP needs maps of as many
+# channels.
 REPDISTILLER = {
     "fitnets": (73.58, 72.24, 69.21, 68.99, 71.06, 73.50, 71.02, 64.14, 63.16, 70.69, 73.59, 73.54, 73.73),
     "at": (74.08, 72.77, 70.55, 70.22, 72.31, 73.44, 71.43, 59.40, 58.58, 71.84, 71.73, 72.73, 73.32),
@@ -30,7 +31,12 @@ REPDISTILLER = {
     "rkd": (73.35, 72.22, 69.61, 69.25, 71.82, 71.90, 71.48, 64.52, 64.43, 71.50, 72.28, 73.21, 72.21),
     "pkt": (74.54, 73.45, 70.34, 70.25, 72.61, 73.64, 72.88, 67.13, 66.52, 73.01, 74.10, 74.69, 73.89),
     "crd": (75.48, 74.14, 71.16, 71.46, 73.48, 75.51, 73.94, 69.73, 69.11, 74.30, 75.11, 75.65, 76.05),
+    "ft": (73.25, 71.59, 69.84, 70.22, 72.37, 72.86, 70.58, 61.78, 60.99, 70.29, 71.75, 72.50, 72.03),
+    "ab": (72.50, 72.38, 69.47, 69.53, 70.98, 73.17, 70.94, 66.06, 67.20, 70.65, 73.55, 74.31, 73.34),
+    "fsp": (72.91, None, 69.95, 70.11, 71.89, 72.62, 70.23, *[None] * 6),
 }
+# What the recipe has besides, by method and student.
+OF_PAIR = {("ft", "vgg8"): {"ft__learning_rate": 0.05}}
 # mdistiller's README, with the beta of each pair.
 DKD = {
     ("wrn_40_2", "wrn_16_2"): (76.23, 6.0),
@@ -74,9 +80,12 @@ def taught(method: str, teacher: str, student: str, **fields: object) -> Callabl
 
 OFFLINE = {
     **{
-        f"{method}/{t}/{s}": Row(taught(method, t, s), figure, None, "A", "last", "RepDistiller's README")
+        f"{method}/{t}/{s}": Row(
+            taught(method, t, s, **OF_PAIR.get((method, s), {})), figure, None, "A", "last", "RepDistiller's README"
+        )
         for method, figures in REPDISTILLER.items()
         for (t, s), figure in zip(PAIRS, figures, strict=True)
+        if figure
     },
     **{
         f"dkd/{t}/{s}": Row(taught("dkd", t, s, dkd__beta=beta), figure, None, "A", "best", "mdistiller's README")

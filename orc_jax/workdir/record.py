@@ -23,7 +23,7 @@ import orc_jax
 from orc_jax import config as configs
 from orc_jax import hosts
 from orc_jax.errors import UserError
-from orc_jax.methods import METHODS
+from orc_jax.methods import METHODS, group_of
 from orc_jax.models import LARGE, Model
 from orc_jax.models.network import make_network, weight_shapes
 from orc_jax.workdir.files import replace_text, writing
@@ -221,8 +221,8 @@ def _used(field: str, config: Mapping[str, Any]) -> bool:
 
     A stage that is of another method is a run by itself, whose own record is compared.
     """
-    section = "orc" if field == "num_temporary_teachers" else field.partition(".")[0]
-    return section not in METHODS or section == config["method"]
+    group = "orc" if field == "num_temporary_teachers" else field.partition(".")[0]
+    return group not in METHODS or group == group_of(config["method"])
 
 
 def _fewer(there: Record, here: Record) -> bool:

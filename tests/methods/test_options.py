@@ -68,6 +68,9 @@ DEFAULTS = {
     "reviewkd": {"weight": 5.0, "warmup_epochs": 20},
     "ofd": {"weight": 1.0},
     "simkd": {"factor": 2},
+    "ft": {"weight": 200.0, "share": 0.5, "epochs": 30, "learning_rate": 0.01},
+    "ab": {"weight": 3.0, "epochs": 30, "kd_weight": 0.0, "temperature": 4.0},
+    "fsp": {"epochs": 30},
     "dml": {"temperature": 1.0, "targets": "each", "target_gradient": False, "sequential": False},
     "kdcl": {"temperature": 2.0, "lam": 1.0, "target": "minlogit", "own_augmentation": True, "held_out": 0.1},
     "okddip": {
@@ -107,7 +110,8 @@ AT_LEAST_0 = {
     "rkd": ["distance_weight", "angle_weight"],
     "pkt": ["weight"],
     "mlkd": ["label_weight", "weight"],
-    **dict.fromkeys(("cc", "crd", "at", "sp", "nst", "fitnets", "vid", "ofd", "reviewkd"), ("weight",)),
+    "ab": ["weight", "kd_weight"],
+    **dict.fromkeys(("cc", "crd", "at", "sp", "nst", "fitnets", "vid", "ofd", "reviewkd", "ft"), ("weight",)),
 }
 REFUSED = [
     *(
@@ -182,6 +186,9 @@ REFUSED = [
     ("fitnets", {"layer": 4}, "config.fitnets.layer=4: must be from 0 to 3"),
     ("reviewkd", {"warmup_epochs": -1}, "config.reviewkd.warmup_epochs=-1: must be at least 0"),
     ("simkd", {"factor": 0}, "config.simkd.factor=0: must be at least 1"),
+    *((name, {"epochs": -1}, f"config.{name}.epochs=-1: must be at least 0") for name in ("ft", "ab", "fsp")),
+    ("ft", {"share": 0.0}, "config.ft.share=0.0: must be greater than 0"),
+    ("ft", {"learning_rate": 0.0}, "config.ft.learning_rate=0.0: must be greater than 0"),
     ("cc", {"dim": 0}, "config.cc.dim=0: must be at least 1"),
     ("crd", {"dim": 0}, "config.crd.dim=0: must be at least 1"),
     ("crd", {"negatives": 0}, "config.crd.negatives=0: must be at least 1"),
@@ -223,6 +230,8 @@ AT_THE_LIMIT = {
     "kd": [{"alpha": 0.0}, {"alpha": 1.0, "weight": 0.0}],
     **{name: [dict.fromkeys(AT_LEAST_0[name], 0.0)] for name in OFFLINE if name in AT_LEAST_0 and name != "kd"},
     "simkd": [{"factor": 1}, {"factor": 10**6}],
+    "ft": [{"weight": 0.0, "epochs": 0, "share": 1e-9}, {"share": 10.0}],
+    "fsp": [{"epochs": 0}],
     "dml": [{"temperature": 1e-9}],
     "kdcl": [{"lam": 0.0}],
     "okddip": [{"weight": 0.0, "rampup_fraction": 0.0, "projection_divisor": 1}, {"rampup_fraction": 1.0}],

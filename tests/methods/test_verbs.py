@@ -125,6 +125,18 @@ def assert_stepped(after, before, grads, rates):
         assert_close((state.params, state.opt_state[1].trace), (params, buffers), rtol=1e-5, atol=1e-6)
 
 
+def test_only_some_parameters_learn():
+    """Of a stack that is named; the others stay bit for bit, though they would decay. All of other stacks learn."""
+    now = context(0)
+    pool = pool_of(now.setup)
+    step = jax.jit(lambda pool: [learn(now, forward(pool, IMAGES), loss, only=only) for only in ({"a": {"v"}}, {})])
+    after, every = step(pool)
+    np.testing.assert_array_equal(after.stacks["a"].params["w"], pool.stacks["a"].params["w"])
+    assert (every.stacks["a"].params["w"] != pool.stacks["a"].params["w"]).all()
+    np.testing.assert_array_equal(after.stacks["a"].params["v"], every.stacks["a"].params["v"])
+    assert_identical([after.stacks[name] for name in ("b", "head")], [every.stacks[name] for name in ("b", "head")])
+
+
 def test_a_pass_over_views_in_turn():
     """The gradient is that of all samples; statistics move with one view after the other."""
     now, views = context(2), jnp.stack([IMAGES, normal(12, 6, *SHAPE)])

@@ -9,7 +9,7 @@ import pytest
 
 from orc_jax.deploy.torch_layout import from_torch, torch_name, torch_shape
 from orc_jax.models import FEATURE_POINTS, LARGE, MODELS, points
-from orc_jax.models.network import make_network, weight_shapes
+from orc_jax.models.network import make_network, trunk, weight_shapes
 
 GOLDEN = np.load(Path(__file__).parents[1] / "fixtures/offline/feature_points.npz")
 KINDS = ("post", "preact")
@@ -54,6 +54,28 @@ def test_maps_are_those_of_the_reference_codes(name):
         close(stats, GOLDEN[f"{golden}/stats"])
         at = np.linspace(0, x.size - 1, 16).astype(int)
         close(x.reshape(-1)[at], GOLDEN[f"{golden}/entries"], np.abs(x).max())
+
+
+# What comes after the last feature point, so that its maps do not depend on it; as RepDistiller's `get_feat_modules`.
+AFTER = {
+    "resnet8": {"fc"},
+    "wrn_16_1": {"bn1", "fc"},
+    "vgg8": {"classifier"},
+    "MobileNetV2": {"conv2", "classifier"},
+    "ShuffleV1": {"linear"},
+    "ShuffleV2": {"conv2", "bn2", "linear"},
+    "ResNet50": {"linear"},
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in ("ShuffleV1", "ResNet50") else ()) for n in AFTER]
+)
+def test_trunks(name):
+    network = make_network(MODELS[name], 10, (32, 32, 3), maps=("post",))
+    params, batch_stats = weight_shapes(network)
+    others = params.keys() - trunk(network, params, batch_stats, (32, 32, 3))
+    assert {parameter.partition(".")[0] for parameter in others} == AFTER[name]
 
 
 def close(x, golden, largest=None):
