@@ -127,7 +127,7 @@ def test_the_second_signal_ends_what_a_shell_has_started_in_the_background():
 
 
 # Those with stages, with state besides the members', or with decisions.
-QUICK = {"orc", "takd", "switokd", "pcl", "okddip"}
+QUICK = {"orc", "takd", "switokd", "pcl"}
 
 
 @pytest.mark.parametrize("method", each_method(QUICK))

@@ -215,7 +215,7 @@ DECIDING = {
 }
 
 
-@pytest.mark.parametrize("method", DECIDING)
+@pytest.mark.parametrize("method", each_method({"switokd", "kdcl", "pcl", "one"}, DECIDING))
 def test_one_device_equals_four(method, config, toy):
     for_method(config, method)[method].update(DECIDING[method])
     assert_devices_agree(config, toy)

@@ -87,10 +87,9 @@ def run_once(function, *args, compiled):
 
 
 # One network of each structure; those that differ in numbers of blocks and channels alone, or that put together what
-# others have (a stem for large images, bottlenecks), run with `-m slow`.
+# others have (a stem for large images, bottlenecks), run with `-m slow`; and DenseNet, which test_export.py compares.
 QUICK = {"resnet8", "wrn_16_1", "ResNet18", "vgg8", "plane2", "plane10"}
-QUICK |= {"densenet_40_12_norm", "switokd_wrn_16_1", "switokd_resnet20"}
-QUICK |= {"ShuffleV1", "resnet10"}
+QUICK |= {"switokd_wrn_16_1", "ShuffleV1", "resnet10"}
 CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in torch_models.MODELS]
 
 
