@@ -189,6 +189,7 @@ FEATURE_POINTS: dict[str, int] = {
     "MobileNetV2": 5,
     **dict.fromkeys(("ShuffleV1", "ShuffleV2"), 4),
     **dict.fromkeys(("ResNet18", "ResNet34", "ResNet50", "resnet10", "resnet18", "resnet34", "imagenet_resnet50"), 5),
+    **dict.fromkeys(("resnet18d", "resnet34d", "resnet50d"), 5),
 }
 
 # Families whose members differ in size alone, with that size: what a ladder of assistants is taken from.
