@@ -23,6 +23,7 @@ LESS = (
     "Less is needed with --config.remat=True, --config.dtype=bfloat16, a smaller --config.batch_size (or "
     "config.eval_batch_size, in an evaluation), fewer or smaller networks, or more devices"
 )
+SOON = 0.1  # seconds: what compiles in less is compiled again
 # What a full or lost disk makes of a write.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
@@ -134,6 +135,8 @@ def keep_programs(folder: str) -> None:
             path.mkdir(parents=True, exist_ok=True)
             if os.access(path, os.W_OK | os.X_OK):
                 jax.config.update("jax_compilation_cache_dir", str(path))
+                # By default those that took a second; a command has a dozen that take less, and takes seconds for them.
+                jax.config.update("jax_persistent_cache_min_compile_time_secs", SOON)
 
 
 def of_device(error: Exception) -> tuple[str, int] | None:

@@ -32,6 +32,7 @@ LONG_OPTIONS = {"cpu": {"xla_cpu_experimental_onednn_custom_call": True}}
 ONEDNN = "__onednn$convolution"  # in a compiled program, where oneDNN computes a convolution
 # Those of programs that run once, such as the one that draws the initial weights: hundreds of random generators, over
 # which XLA:CPU of jax 0.12 takes minutes when it optimizes them in full. What they compute is the same, bit for bit.
+# And of one that runs for a moment wherever a checkpoint is made.
 ONCE_OPTIONS = {"cpu": {"xla_backend_optimization_level": 1}}
 
 
