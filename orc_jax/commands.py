@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import resource
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from logging import CRITICAL, getLogger
@@ -98,6 +99,11 @@ def reported(workdir: Path | None = None, *, several: bool = False) -> Iterator[
     try:
         with _heard(interrupted), without_stragglers():
             yield
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_enough():
+            raise
+        sys.exit(128 + signal.SIGPIPE)
     except UserError as error:
         fail(str(error), at_once=several)
     except Interrupted as error:
@@ -115,6 +121,16 @@ def reported(workdir: Path | None = None, *, several: bool = False) -> Iterator[
         if told is None:
             raise
         fail(*told, at_once=several)
+
+
+def _has_enough() -> bool:
+    """Whether nobody reads the output any more, as behind `| head`; what is left of it is then dropped."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def path(text: str) -> Path:

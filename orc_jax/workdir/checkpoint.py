@@ -210,8 +210,7 @@ def restore_networks(
     spec = make_spec(names, plugins.models(names, own), **shape, members=members)
     of_members = {}
     for stack in spec.stacks:
-        rows = lambda x, count=len(stack.members): jax.ShapeDtypeStruct((count, *x.shape), x.dtype)  # noqa: E731
-        params, batch_stats = jax.tree.map(rows, weight_shapes(stack.network))
+        params, batch_stats = _in_rows(weight_shapes(stack.network), len(stack.members))
         of_members[stack.name] = {"params": params, "batch_stats": batch_stats}
     like = {"averages" if ema else "stacks": of_members}
     like["stacks"] = dict(heads or {}) | like.get("stacks", {})
@@ -230,6 +229,11 @@ def restore_networks(
         for name, of in arrays.items()
     }
     return Trained(record, step, Pool(spec=spec, stacks=stacks))
+
+
+def _in_rows(shapes: Any, count: int) -> Any:
+    """The shapes of a stack of `count` members, of those of one."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), shapes)
 
 
 def _metrics(manager: ocp.CheckpointManager, step: int) -> dict[str, float] | None:
