@@ -3,7 +3,6 @@
 import errno
 import importlib
 import os
-import signal
 import resource
 import signal
 import subprocess

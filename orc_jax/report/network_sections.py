@@ -211,11 +211,12 @@ def training_images(logged: Logged, networks: Networks) -> Section:
     """The first images of the first step, as the networks see them."""
     title = "Training images"
     try:
-        shown = samples.first(networks.run, PICTURES)
+        shown = samples.first(networks.run)  # by the program that the run itself has, which is kept
     except UserError as error:
         return Section(title, f"The training images are not to be had: {error}")
-    captions = [figures.short(logged.record.class_names[int(label)]) for label in shown.labels]
-    figure = figures.pictures(title, list(shown.images), captions)
+    images, labels = (array[:PICTURES] for array in shown)
+    captions = [figures.short(logged.record.class_names[int(label)]) for label in labels]
+    figure = figures.pictures(title, list(images), captions)
     text = (
         f"The first {len(captions)} images of the first step as the networks see them, {_augmented(networks)}, before "
         "they are normalised."
