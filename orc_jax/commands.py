@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import resource
+import select
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -125,12 +126,12 @@ def reported(workdir: Path | None = None, *, several: bool = False) -> Iterator[
 
 def _has_enough() -> bool:
     """Whether nobody reads the output any more, as behind `| head`; what is left of it is then dropped."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    output, poll = sys.stdout.fileno(), select.poll()
+    poll.register(output, 0)
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def path(text: str) -> Path:

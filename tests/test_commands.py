@@ -112,10 +112,11 @@ def test_a_command_without_a_run_does_not_speak_of_one(capsys):
     assert capsys.readouterr().err == "orc_jax: interrupted\norc_jax: f: Input/output error\n"
 
 
-def test_a_reader_that_has_enough_is_no_error(monkeypatch):
+@pytest.mark.parametrize("buffering", [-1, 1])  # of blocks, of lines
+def test_a_reader_that_has_enough_is_no_error(buffering, monkeypatch):
     reader, writer = os.pipe()
     os.close(reader)
-    with open(writer, "w") as output, monkeypatch.context() as patched:
+    with open(writer, "w", buffering) as output, monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", output)
         with pytest.raises(SystemExit) as left, commands.reported():
             print("a line")
