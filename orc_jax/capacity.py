@@ -5,7 +5,7 @@ import functools
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,12 +39,14 @@ class Costs(NamedTuple):
     flops: float  # of convolutions and matrix products
     bytes: float  # of all arrays on its way
     layers: dict[Layer, float]  # its convolutions, without depthwise ones, with the operations of all that are alike
+    outputs: Any  # of `predict`: shapes and types
 
 
 @functools.lru_cache(maxsize=64)
 def _costs(network: Network, image_shape: tuple[int, int, int]) -> Costs:
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    jaxpr = jax.make_jaxpr(network.predict)(*weight_shapes(network), image).jaxpr
+    closed, outputs = jax.make_jaxpr(network.predict, return_shape=True)(*weight_shapes(network), image)
+    jaxpr = closed.jaxpr
     layers: dict[Layer, float] = collections.defaultdict(float)
 
     def note(equation) -> float:
@@ -54,7 +56,7 @@ def _costs(network: Network, image_shape: tuple[int, int, int]) -> Costs:
             layers[Layer(x[1:], kernel, params["window_strides"], params["padding"])] += flops
         return flops
 
-    return Costs(cost.total(jaxpr, note), cost.total(jaxpr, cost.result_bytes), dict(layers))
+    return Costs(cost.total(jaxpr, note), cost.total(jaxpr, cost.result_bytes), dict(layers), outputs)
 
 
 def costs(run: Run) -> dict[str, Costs]:

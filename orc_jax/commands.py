@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import resource
+import select
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from logging import CRITICAL, getLogger
@@ -23,6 +25,7 @@ LESS = (
     "Less is needed with --config.remat=True, --config.dtype=bfloat16, a smaller --config.batch_size (or "
     "config.eval_batch_size, in an evaluation), fewer or smaller networks, or more devices"
 )
+SOON = 0.1  # seconds: what compiles in less is compiled again
 # What a full or lost disk makes of a write.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
@@ -97,6 +100,11 @@ def reported(workdir: Path | None = None, *, several: bool = False) -> Iterator[
     try:
         with _heard(interrupted), without_stragglers():
             yield
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_enough():
+            raise
+        sys.exit(128 + signal.SIGPIPE)
     except UserError as error:
         fail(str(error), at_once=several)
     except Interrupted as error:
@@ -114,6 +122,16 @@ def reported(workdir: Path | None = None, *, several: bool = False) -> Iterator[
         if told is None:
             raise
         fail(*told, at_once=several)
+
+
+def _has_enough() -> bool:
+    """Whether nobody reads the output any more, as behind `| head`; what is left of it is then dropped."""
+    output, poll = sys.stdout.fileno(), select.poll()
+    poll.register(output, 0)
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def path(text: str) -> Path:
@@ -134,6 +152,8 @@ def keep_programs(folder: str) -> None:
             path.mkdir(parents=True, exist_ok=True)
             if os.access(path, os.W_OK | os.X_OK):
                 jax.config.update("jax_compilation_cache_dir", str(path))
+                # By default those that took a second; a command has a dozen that take less, and takes seconds for them.
+                jax.config.update("jax_persistent_cache_min_compile_time_secs", SOON)
 
 
 def of_device(error: Exception) -> tuple[str, int] | None:

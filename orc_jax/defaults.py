@@ -98,7 +98,7 @@ def default() -> ConfigDict:
     config.replicas = 0  # runs that are trained at once, in one program; 0: as many as pay and fit, of a single run one
 
     # What is kept and shown.
-    config.eval_batch_size = 512  # rounded up to a multiple of the devices
+    config.eval_batch_size = 512  # no more than the set has; rounded up to a multiple of the devices
     config.eval_every_epochs = 1  # evaluate and save a checkpoint
     config.patience = 0  # stop after so many epochs without a better top-1 of the target student; 0 never stops
     config.eval_ema = False  # evaluate the members' averages, which then select the best checkpoint, and are exported

@@ -1,7 +1,6 @@
 """What a run would be, without training: its pool, its steps, and what they cost (`--mode=describe`)."""
 
 import collections
-import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from orc_jax import capacity, cost, display, optim, pretrained, schedules, speed
-from orc_jax.capacity import costs, local_batch, memory
+from orc_jax.capacity import Costs, costs, local_batch, memory
 from orc_jax.config import Resolved
 from orc_jax.data import augment, sets
 from orc_jax.data.splits import eval_splits
@@ -71,19 +70,14 @@ def step_flops(run: Run) -> float:
         data, batch = None, Images(images, jax.ShapeDtypeStruct(shape, jnp.int32))
     else:
         data, batch = jax.tree.map(jax.typeof, data), jax.ShapeDtypeStruct(shape, jnp.int32)
-    stacks = [stack._replace(network=_standing_in(stack.network, each[stack.name].flops)) for stack in run.spec.stacks]
+    stacks = [stack._replace(network=_standing_in(stack.network, each[stack.name])) for stack in run.spec.stacks]
     setup = run.setup._replace(spec=run.spec._replace(stacks=tuple(stacks)), axis_name=None)
     state = jax.eval_shape(lambda: init_state(setup, run.method, 0))
     return count * cost.flops(make_train_step(setup, run.method.iterate), state, data, batch)
 
 
-@functools.lru_cache(maxsize=64)
-def _outputs(network: Network, shape: tuple[int, ...]) -> Any:
-    return jax.eval_shape(network.predict, *weight_shapes(network), jax.ShapeDtypeStruct(shape, jnp.float32))
-
-
-def _standing_in(network: Network, flops: float) -> Network:
-    """A network with the outputs of another, that takes `flops` for one image and is traced at once.
+def _standing_in(network: Network, costs: Costs) -> Network:
+    """A network with the outputs of another, that takes as many operations for one image and is traced at once.
 
     Of its parameters it has one, and the linear layers, which methods may look at.
     """
@@ -97,15 +91,16 @@ def _standing_in(network: Network, flops: float) -> Network:
 
     def predict(params, batch_stats, images):
         del batch_stats
-        outputs, structure = jax.tree.flatten(_outputs(network, images.shape))
+        outputs, structure = jax.tree.flatten(costs.outputs)
         widths = [output.shape[1] for output in outputs[:2]]
         width = sum(widths)
-        inner = round(flops / (2 * (1 + width)))
+        inner = round(costs.flops / (2 * (1 + width)))
         # All that it computes depends on a parameter, and its gradient goes to one.
         seed = params[name].reshape(-1)[:1]
         first, second = jnp.broadcast_to(seed, (1, inner)), jnp.broadcast_to(seed, (inner, width))
         result = images.reshape(len(images), -1)[:, :1] @ first @ second
-        others = [jnp.broadcast_to(seed.reshape([1] * x.ndim), x.shape) for x in outputs[2:]]
+        shapes = [(len(images), *x.shape[1:]) for x in outputs[2:]]
+        others = [jnp.broadcast_to(seed.reshape([1] * len(shape)), shape) for shape in shapes]
         return structure.unflatten([*jnp.split(result, widths[:1], axis=1), *others])
 
     def train(params, batch_stats, images, keys=None):
@@ -115,26 +110,30 @@ def _standing_in(network: Network, flops: float) -> Network:
     return Network(init, train, predict)
 
 
-def seconds(run: Run) -> float:
-    """How long the run takes on these devices, about: its operations at a rate that is measured here and now."""
+def seconds(run: Run, operations: float | None = None) -> float:
+    """How long the run takes on these devices, about: its operations at a rate that is measured here and now.
+
+    `operations` are those of a step, if they are known.
+    """
     layers: dict[Layer, float] = collections.defaultdict(float)
     each = costs(run)
     for name in run.spec.architectures:
         for layer, flops in each[name].layers.items():
             layers[layer] += flops
     per_operation = speed.seconds(layers, local_batch(run), run.devices[0], run.config.dtype)
-    return per_operation * step_flops(run) * run.num_steps / len(run.devices)
+    operations = step_flops(run) if operations is None else operations
+    return per_operation * operations * run.num_steps / len(run.devices)
 
 
 def _lines(run: Run, replicas: int, together: str) -> list[str]:
     config, dataset = run.config, run.dataset
-    operations, (state, kept) = replicas * step_flops(run), (replicas * of_one for of_one in memory(run))
+    of_one, (state, kept) = step_flops(run), (replicas * each for each in memory(run))
+    operations, time = replicas * of_one, duration(replicas * seconds(run, of_one))
     shape = "x".join(map(str, dataset.image_shape))
     data: Any = dataset.train
     where = "streamed" if dataset.is_streamed else f"in memory, {_size(data.images.nbytes, 'B', 1024)}"
     often = ", each class as often" if config.balanced_sampling else ""
     often += f", {config.repeated_augmentation} times in a batch" if config.repeated_augmentation > 1 else ""
-    time = duration(replicas * seconds(run))
     forward = f"forward passes {_size(kept, 'B', 1024)} at most, about"
     return [
         f"data           {dataset.num_train:,} images of {dataset.num_classes} classes, {shape}, {where}{often}",

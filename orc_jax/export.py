@@ -1,12 +1,13 @@
 """The command `python -m orc_jax.export`: see `orc_jax.deploy.export`."""
 
 from orc_jax import commands
+from orc_jax.terminal import doing, make_console
 
 
 def main() -> None:
     """The command."""
-    with commands.understood():
-        from orc_jax.deploy import export  # which imports JAX, and takes its time
+    with commands.understood(), doing(make_console(), "loading JAX"):
+        from orc_jax.deploy import export
 
     export.main()
 

@@ -109,7 +109,8 @@ class Saves:
     def __init__(self, kept: Sequence[Kept]):
         self.kept, run = kept, kept[0].run
         find = functools.partial(find_diverged, run.spec)
-        self.find_diverged = jax.jit(find if len(kept) == 1 else jax.vmap(find))
+        options = parallel.ONCE_OPTIONS.get(run.devices[0].platform)
+        self.find_diverged = jax.jit(find if len(kept) == 1 else jax.vmap(find), compiler_options=options)
         self.every = run.config.checkpoint_every_steps
         self.num_steps = run.num_steps
 

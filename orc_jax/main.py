@@ -66,7 +66,6 @@ def main() -> None:
         given = flagging.parse(sys.argv, FLAGS, __doc__, lists=True)
         # Imported late, so that --help and mistakes in the flags are answered at once.
         from orc_jax import hosts
-        from orc_jax.compare import replicas
         from orc_jax.config import resolve
         from orc_jax.describe import describe
         from orc_jax.evaluate import evaluate_checkpoint
@@ -88,11 +87,15 @@ def main() -> None:
         if config.replicas not in (0, 1) or given.lists:
             several(config, given.lists, workdir)
         if MODE.value == "evaluate" and (there := comparison.read(workdir)):
+            from orc_jax.compare import replicas  # with matplotlib, which a single run does not need
+
             replicas.evaluate(there, workdir, given.overrides, OWN.value, CHECKPOINT.value, console)
             return
         for line in (f"config: {given.base}", *given.adapted):
             warner(console)(line)
         if MODE.value == "train" and (config.replicas > 1 or given.lists):
+            from orc_jax.compare import replicas
+
             replicas.train(config, given.lists, workdir, console)
             return
         count, config.replicas = config.replicas or 1, 1

@@ -30,6 +30,9 @@ COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUS
 # forward and the images' gradients, which take half the time; but then a program cannot be kept on disk.
 LONG_OPTIONS = {"cpu": {"xla_cpu_experimental_onednn_custom_call": True}}
 ONEDNN = "__onednn$convolution"  # in a compiled program, where oneDNN computes a convolution
+# Those of programs that run once, or for a moment. Over the hundreds of random generators of the initial weights
+# XLA:CPU of jax 0.12 takes minutes when it optimizes in full; what it makes of them otherwise is the same, bit for bit.
+ONCE_OPTIONS = {"cpu": {"xla_backend_optimization_level": 1}}
 
 
 def compiled(lowered: jax.stages.Lowered, platform: str, *, long: bool = False) -> jax.stages.Compiled:
@@ -53,9 +56,8 @@ def compiled(lowered: jax.stages.Lowered, platform: str, *, long: bool = False) 
 def once(function: Callable) -> Callable:
     """`function`, which runs so seldom that compiling it takes longer, such as the one that draws the initial weights.
 
-    It is computed on the CPU, whatever the devices: XLA compiles the hundreds of random generators for a GPU ten times
-    as long, and one seed starts from the same bits everywhere. XLA:CPU of jax 0.12 takes minutes over them when it
-    optimizes in full; what it makes of them when it does not is the same, bit for bit.
+    It is computed on the CPU, whatever the devices: XLA compiles random generators for a GPU ten times as long, and one
+    seed starts from the same bits everywhere.
 
     Returns:
         A function of arrays on the host, or anywhere, whose results are on the CPU; on the devices if JAX was told
@@ -65,7 +67,7 @@ def once(function: Callable) -> Callable:
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return jax.jit(function)
-    compiled_once = jax.jit(function, compiler_options={"xla_backend_optimization_level": 1})
+    compiled_once = jax.jit(function, compiler_options=ONCE_OPTIONS["cpu"])
 
     def run(*args):
         with jax.default_device(cpu):

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import os
 import resource
 import signal
 import subprocess
@@ -109,6 +110,17 @@ def test_a_command_without_a_run_does_not_speak_of_one(capsys):
         with pytest.raises(SystemExit), commands.reported():
             raise error
     assert capsys.readouterr().err == "orc_jax: interrupted\norc_jax: f: Input/output error\n"
+
+
+@pytest.mark.parametrize("buffering", [-1, 1])  # of blocks, of lines
+def test_a_reader_that_has_enough_is_no_error(buffering, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering) as output, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", output)
+        with pytest.raises(SystemExit) as left, commands.reported():
+            print("a line")
+    assert left.value.code == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def evaluation(dataset: Dataset, config: ConfigDict, devices: Devices) -> Iterat
         An iterator of (indices or `Images`, weights), leaves `[devices, batch / devices, ...]`; padding has weight 0.
     """
     count = len(devices) * jax.process_count()
-    batch_size = -(-config.eval_batch_size // count) * count
+    batch_size = -(-min(config.eval_batch_size, size(dataset.test)) // count) * count
     if isinstance(dataset.test, Images):
         batches = map(_own_share, evaluation_batches(batch_size, size(dataset.test)))
         yield _on_their_way(batches, devices)

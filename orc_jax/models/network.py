@@ -29,6 +29,7 @@ class Network(NamedTuple):
     predict: Callable
     module: Any = None
     draws: tuple[str, ...] = ()  # the fields of `noise.KINDS` whose layers it has
+    shapes: Callable[[], tuple[Params, Params]] | None = None  # what `init` returns, abstractly, if it is known
 
 
 @functools.lru_cache(maxsize=64)
@@ -57,22 +58,23 @@ def make_network(
         return model(num_classes, **given, rngs=nnx.Rngs(key))
 
     def flat(state):
-        return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+        named = {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+        return dict(sorted(named.items()))  # as JAX has a dict that has been through a function
 
     # The modules are built once, abstractly; all that is kept of them is their structure.
     abstract = nnx.eval_shape(build, jax.random.key(0))
-    convolutions: list[Any] = [module for _, module in nnx.iter_modules(abstract) if isinstance(module, nnx.Conv)]
-    for module in convolutions:
-        if module.conv_general_dilated is jax.lax.conv_general_dilated:
-            module.conv_general_dilated = convolution
+    modules: list[Any] = [module for _, module in nnx.iter_modules(abstract)]
     rates = {"dropout": dropout, "stochastic_depth": stochastic_depth}
-    draws = []
-    for field, kind in noise.KINDS.items():
-        found: list[Any] = [module for _, module in nnx.iter_modules(abstract) if isinstance(module, kind)]
-        draws += [field] if found else []
-        for module in found:
-            module.rate = rates[field]
-    paths = {".".join(map(str, path)): path for path in nnx.to_flat_state(nnx.state(abstract)).paths}
+    for module in modules:
+        if isinstance(module, nnx.Conv) and module.conv_general_dilated is jax.lax.conv_general_dilated:
+            module.conv_general_dilated = convolution
+        for field, kind in noise.KINDS.items():
+            if isinstance(module, kind):
+                module.rate = rates[field]
+    draws = tuple(field for field, kind in noise.KINDS.items() if any(isinstance(module, kind) for module in modules))
+    state = nnx.state(abstract)
+    paths = {".".join(map(str, path)): path for path in nnx.to_flat_state(state).paths}
+    shapes = flat(nnx.filter_state(state, nnx.Param)), flat(nnx.filter_state(state, nnx.BatchStat))
     abstract.train()
     training = nnx.graphdef(abstract)
     abstract.eval()
@@ -107,13 +109,13 @@ def make_network(
     def predict(params, batch_stats, images):
         return outputs(module(params, batch_stats), images)
 
-    return Network(init, train, predict, module, tuple(draws))
+    return Network(init, train, predict, module, draws, lambda: shapes)
 
 
 @functools.lru_cache(maxsize=64)
 def weight_shapes(network: Network) -> tuple[Params, Params]:
     """Shapes and types of a network's (params, batch_stats)."""
-    return jax.eval_shape(network.init, jax.random.key(0))
+    return network.shapes() if network.shapes else jax.eval_shape(network.init, jax.random.key(0))
 
 
 @functools.lru_cache(maxsize=64)

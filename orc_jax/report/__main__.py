@@ -7,6 +7,8 @@ python -m orc_jax.report --workdir runs/compare_cifar100    # the folder of orc_
 The runs are only read, and may be training.
 """
 
+import functools
+
 from orc_jax import cache, commands
 from orc_jax.terminal import doing, make_console, warner
 
@@ -30,14 +32,21 @@ def main() -> None:
         help="where the data set is, if no more where config.data_dir says",
     )
     args = parser.parse_args()
-    with commands.understood():
-        from orc_jax.report.write import in_words, write_report  # with JAX, which takes its time
+    console = make_console()
+    with commands.understood(), doing(console, "loading JAX"):
+        from orc_jax.report.write import in_words, write_report
 
     commands.keep_programs(str(cache.folder()))
-    console = make_console()
-    with doing(console, "evaluating and drawing for the report"), commands.reported():
+    with commands.reported():
         written = write_report(
-            args.workdir, args.out, args.checkpoint, args.max_examples, warner(console), args.data_dir, args.own
+            args.workdir,
+            args.out,
+            args.checkpoint,
+            args.max_examples,
+            warner(console),
+            args.data_dir,
+            args.own,
+            functools.partial(doing, console),
         )
     for words in in_words(args.workdir, args.own):
         print(words)

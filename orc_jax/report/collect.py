@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from orc_jax import pretrained
 from orc_jax.config import Resolved, reopen
@@ -218,8 +217,6 @@ def _on_evaluation_set(
 ) -> tuple[Any, np.ndarray, np.ndarray]:
     """`function(pool, normalised images)`, a tree of arrays `[batch, ...]`, labels, and places, of all samples."""
     dataset = run.dataset._replace(test=some(run.dataset.test, max_examples))
-    config = ConfigDict(run.config)
-    config.eval_batch_size = min(config.eval_batch_size, size(dataset.test))
     data = feed.resident(dataset.test, run.devices)
 
     @jax.jit
@@ -228,7 +225,7 @@ def _on_evaluation_set(
         return function(pool, normalize(images, run.setup.mean, run.setup.std)), labels
 
     parts, shown = [], 0
-    with feed.evaluation(dataset, config, run.devices) as batches:
+    with feed.evaluation(dataset, run.config, run.devices) as batches:
         for batch in batches:
             batch, weights = jax.tree.map(lambda x: x[0], batch)  # of the one device
             counts = np.asarray(weights) > 0

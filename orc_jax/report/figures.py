@@ -10,10 +10,11 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -283,8 +284,11 @@ def short(name: str, longest: int = 13) -> str:
 def as_png(figure: Figure) -> bytes:
     """The figure on white."""
     file = io.BytesIO()
+    figure.patch.set_facecolor("white")
+    figure.set_dpi(160)
     with _boxes_for_missing_letters():
-        figure.savefig(file, format="png", dpi=160, facecolor="white")
+        FigureCanvasAgg(figure).print_png(file)  # which draws once; `savefig` draws twice
+    figure.set_layout_engine("none")  # it is laid out: in the next format it stays as it is
     return file.getvalue()
 
 
@@ -303,9 +307,11 @@ def as_svg(figure: Figure, name: str, description: str) -> str:
     `name`, of letters, digits and hyphens, keeps its ids apart; `description`, escaped, is for those who cannot see it.
     """
     file = io.StringIO()
-    nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    for part in (figure, *figure.axes):
+        part.patch.set_facecolor("none")
     with _boxes_for_missing_letters():
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    figure.set_layout_engine("none")
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", svg)

@@ -1,5 +1,6 @@
 """The sections of a report on a run that need its networks at a checkpoint, and images."""
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -13,10 +14,18 @@ from orc_jax.report.page import Drawn, Section, table
 from orc_jax.report.sections import counted, percent
 from orc_jax.workdir import checkpoint
 
+Doing = Callable[[str], contextlib.AbstractContextManager[None]]
 HARD = 0.2  # the share of the evaluation samples that are the hard ones
 CLASSES = 20  # that a figure shows by name
 PICTURES = 12
 TSNE_CLASSES, TSNE_SAMPLES = 10, 500
+ITERATIONS = 500  # of t-SNE: twice as many bring its divergence down by a fiftieth, and move nobody's neighbours
+
+
+def quietly(what: str) -> contextlib.AbstractContextManager[None]:
+    """Around what takes its time, without a word of it."""
+    del what
+    return contextlib.nullcontext()
 
 
 def classes(logged: Logged, predicted: Predicted) -> Section:
@@ -169,7 +178,8 @@ def tsne(values: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits  # scikit-learn's own
 
-    kind = TSNE(perplexity=perplexity(len(values)), init="random", learning_rate="auto", random_state=0)
+    shape = {"perplexity": perplexity(len(values)), "init": "random", "learning_rate": "auto"}
+    kind = TSNE(**shape, max_iter=ITERATIONS, random_state=0)
     with threadpool_limits(1):  # several threads wait for each other on cores that a training run keeps busy
         return kind.fit_transform(values.astype(np.float32))
 
@@ -201,11 +211,12 @@ def training_images(logged: Logged, networks: Networks) -> Section:
     """The first images of the first step, as the networks see them."""
     title = "Training images"
     try:
-        shown = samples.first(networks.run, PICTURES)
+        shown = samples.first(networks.run)  # by the program that the run itself has, which is kept
     except UserError as error:
         return Section(title, f"The training images are not to be had: {error}")
-    captions = [figures.short(logged.record.class_names[int(label)]) for label in shown.labels]
-    figure = figures.pictures(title, list(shown.images), captions)
+    images, labels = (array[:PICTURES] for array in shown)
+    captions = [figures.short(logged.record.class_names[int(label)]) for label in labels]
+    figure = figures.pictures(title, list(images), captions)
     text = (
         f"The first {len(captions)} images of the first step as the networks see them, {_augmented(networks)}, before "
         "they are normalised."
@@ -219,9 +230,11 @@ def _augmented(networks: Networks) -> str:
 
 
 def of_networks(
-    logged: Logged, which: str, max_examples: int, warn: Callable[[str], None]
+    logged: Logged, which: str, max_examples: int, warn: Callable[[str], None], doing: Doing = quietly
 ) -> tuple[list[Section], str]:
     """The sections that need a checkpoint and images, or one that says what is missing; and a line on the checkpoint.
+
+    `doing` is around what takes its time, and is told what it is.
 
     Raises:
         UserError: if there are checkpoints, but not this one, or it cannot be read.
@@ -230,22 +243,25 @@ def of_networks(
     if not checkpoint.has_checkpoint(logged.workdir):
         return [Section(title, "There is no checkpoint yet.")], "no checkpoint yet"
     try:
-        dataset = collect.load(logged, warn)
+        with doing(f"reading {logged.resolved.config.dataset}"):
+            dataset = collect.load(logged, warn)
     except UserError as error:
         warn(f"only what the logs tell: {error}")
         return [Section(title, f"The images are not to be had: {error}")], "without images"
-    networks = collect.restore(logged, dataset, which)
-    predicted = collect.predictions(networks, max_examples)
-    made = [
-        classes(logged, predicted),
-        confusions.section(logged, networks, predicted, max_examples),
-        pivot(logged, networks, predicted, max_examples),
-        agreement(logged, predicted),
-        correlations(logged, predicted),
-        calibration(logged, predicted),
-        features(logged, predicted),
-        feedback(logged, networks),
-        training_images(logged, networks),
-    ]
+    with doing("evaluating for the report"):
+        networks = collect.restore(logged, dataset, which)
+        predicted = collect.predictions(networks, max_examples)
+        made = [
+            classes(logged, predicted),
+            confusions.section(logged, networks, predicted, max_examples),
+            pivot(logged, networks, predicted, max_examples),
+            agreement(logged, predicted),
+            correlations(logged, predicted),
+            calibration(logged, predicted),
+        ]
+    with doing("arranging features in the plane"):
+        made.append(features(logged, predicted))
+    with doing("looking for feedback samples"):
+        made += [feedback(logged, networks), training_images(logged, networks)]
     line = f"checkpoint of step {networks.step} ({which}), {counted(len(predicted.labels), 'evaluation sample')}"
     return made, line

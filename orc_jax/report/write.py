@@ -6,6 +6,7 @@ from pathlib import Path
 from orc_jax.errors import UserError, require
 from orc_jax.report import collect, comparison_page, figures, network_sections, sections, story
 from orc_jax.report.collect import Logged
+from orc_jax.report.network_sections import Doing, quietly
 from orc_jax.report.page import Part, page
 from orc_jax.workdir import comparison, metrics, record
 from orc_jax.workdir.files import replace_text, writing
@@ -21,6 +22,7 @@ def write_report(
     warn: Callable[[str], None],
     data_dir: str | None = None,
     own: Sequence[str] = (),
+    doing: Doing = quietly,
 ) -> Path:
     """Writes the page on the runs in `workdirs`, and its figures as PNG; returns the page's path.
 
@@ -31,6 +33,7 @@ def write_report(
         max_examples: of the evaluation set that the networks see, at most.
         warn: told what is left out of a data set.
         data_dir, own: as of `orc_jax.report.collect.read`.
+        doing: around what takes its time, told what it is.
 
     Raises:
         UserError: for bad input.
@@ -46,13 +49,14 @@ def write_report(
         out.mkdir(parents=True, exist_ok=True)  # before what takes its time
     openings = [story.opening(run, workdirs) for run in runs]
     parts = [
-        _run(run, f"run{i}", which, max_examples, warn)._replace(opening=opening)
+        _run(run, f"run{i}", which, max_examples, warn, doing)._replace(opening=opening)
         for i, (run, opening) in enumerate(zip(runs, openings, strict=True), start=1)
     ]
     if len(runs) > 1:
         summary = f"{len(runs)} runs; a section on each follows."
         parts.insert(0, Part("runs", "Comparison", summary, (), tuple(sections.comparison(runs))))
-    return _write(out, parts, "Runs: " + ", ".join(labels) if len(runs) > 1 else "")
+    with doing("drawing the figures"):
+        return _write(out, parts, "Runs: " + ", ".join(labels) if len(runs) > 1 else "")
 
 
 def in_words(workdirs: Sequence[Path], own: Sequence[str] = ()) -> list[str]:
@@ -97,9 +101,9 @@ def _comparison(folder: Path, workdirs: Sequence[Path]) -> Part:
     return comparison_page.part(folder, there)
 
 
-def _run(run: Logged, name: str, which: str, max_examples: int, warn: Callable[[str], None]) -> Part:
+def _run(run: Logged, name: str, which: str, max_examples: int, warn: Callable[[str], None], doing: Doing) -> Part:
     """All sections on one run."""
-    of_networks, line = network_sections.of_networks(run, which, max_examples, warn)
+    of_networks, line = network_sections.of_networks(run, which, max_examples, warn, doing)
     parts = [sections.results(run), sections.learning(run), sections.roles(run), *of_networks]
     parts += [sections.speed(run), sections.configuration(run)]
     config, names = run.resolved.config, run.names

@@ -20,9 +20,9 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from orc_jax import hosts, plugins, pool
+from orc_jax import hosts, plugins
 from orc_jax.errors import UserError
-from orc_jax.models.network import Params
+from orc_jax.models.network import Params, weight_shapes
 from orc_jax.plugins import Plugins
 from orc_jax.pool import Pool, StackState, make_spec
 from orc_jax.workdir.record import Record, to_json
@@ -208,8 +208,10 @@ def restore_networks(
     names = [there[i] for i in members]
     shape = {"num_classes": record.num_classes, "image_shape": record.image_shape}
     spec = make_spec(names, plugins.models(names, own), **shape, members=members)
-    weights = jax.eval_shape(lambda: pool.init(spec, 0))
-    of_members = {name: {"params": params, "batch_stats": stats} for name, (params, stats) in weights.items()}
+    of_members = {}
+    for stack in spec.stacks:
+        params, batch_stats = _in_rows(weight_shapes(stack.network), len(stack.members))
+        of_members[stack.name] = {"params": params, "batch_stats": batch_stats}
     like = {"averages" if ema else "stacks": of_members}
     like["stacks"] = dict(heads or {}) | like.get("stacks", {})
     while True:
@@ -227,6 +229,11 @@ def restore_networks(
         for name, of in arrays.items()
     }
     return Trained(record, step, Pool(spec=spec, stacks=stacks))
+
+
+def _in_rows(shapes: Any, count: int) -> Any:
+    """The shapes of a stack of `count` members, of those of one."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), shapes)
 
 
 def _metrics(manager: ocp.CheckpointManager, step: int) -> dict[str, float] | None:

@@ -8,7 +8,7 @@ from flax import nnx
 
 from orc_jax.errors import UserError
 from orc_jax.models import MODELS
-from orc_jax.models.network import Network, make_network, weight_shapes
+from orc_jax.models.network import make_network, weight_shapes
 from orc_jax.testing import assert_close, assert_identical
 from tests.conftest import TINY
 
@@ -21,7 +21,9 @@ def tiny(**options):
 
 
 def compiled(network):
-    return Network(*(jax.jit(function) if callable(function) else function for function in network))
+    return network._replace(
+        **{name: jax.jit(getattr(network, name)) for name in ("init", "train", "predict", "module")}
+    )
 
 
 def test_names_are_those_of_the_pytorch_state_dicts():
