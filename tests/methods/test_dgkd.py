@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from orc_jax.methods.base import Stage
 from orc_jax.methods.dgkd import keep_guides, stages
 from tests.methods import torch_methods
 from tests.methods.comparison import compared, method_key, use
@@ -38,8 +39,8 @@ def test_every_guide_is_dropped_equally_often():
 def test_stages_of_a_chain():
     """The teacher by itself, then each assistant in the pool of all before it; the run itself is the student's."""
     assert stages("dgkd", 4) == (
-        ("pivot", "independent", (0,)),
-        ("assistant_1", "dgkd", (0, 1)),
-        ("assistant_2", "dgkd", (0, 1, 2)),
+        Stage("pivot", "independent", (0,)),
+        Stage("assistant_1", "dgkd", (0, 1)),
+        Stage("assistant_2", "dgkd", (0, 1, 2)),
     )
-    assert stages("takd", 2) == (("pivot", "independent", (0,)),)
+    assert stages("takd", 2) == (Stage("pivot", "independent", (0,)),)
