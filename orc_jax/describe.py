@@ -99,7 +99,8 @@ def _standing_in(network: Network, costs: Costs) -> Network:
         seed = params[name].reshape(-1)[:1]
         first, second = jnp.broadcast_to(seed, (1, inner)), jnp.broadcast_to(seed, (inner, width))
         result = images.reshape(len(images), -1)[:, :1] @ first @ second
-        shapes = [(len(images), *x.shape[1:]) for x in outputs[2:]]
+        # Of one image: what has one row has a row for each image.
+        shapes = [(len(images), *x.shape[1:]) if x.shape[0] == 1 else x.shape for x in outputs[2:]]
         others = [jnp.broadcast_to(seed.reshape([1] * len(shape)), shape) for shape in shapes]
         return structure.unflatten([*jnp.split(result, widths[:1], axis=1), *others])
 

@@ -11,10 +11,11 @@ from orc_jax.config import default, resolve
 from orc_jax.cost import flops
 from orc_jax.describe import describe, seconds, step_flops
 from orc_jax.errors import UserError
+from orc_jax.methods import ONLINE
 from orc_jax.run import abstract_state
 from orc_jax.step import make_train_step
 from orc_jax.testing import build_run
-from tests.helpers import each_method
+from tests.helpers import OF_OFFLINE, each_method
 
 
 def described(config, tmp_path, console):
@@ -87,7 +88,7 @@ def test_where_bfloat16_pays_is_said(dtype, pays, told, config, console, tmp_pat
     assert f"activations    {told}\n" in described(config, tmp_path, console)
 
 
-@pytest.mark.parametrize("method", each_method())
+@pytest.mark.parametrize("method", each_method((*ONLINE, *OF_OFFLINE, "ofd")))  # which looks at more than images' rows
 def test_operations_of_a_step_are_those_of_its_trace(method, config, toy):
     """Though they are counted with networks that are traced at once."""
     config.method, config.num_networks, config.teacher, config.assistants = method, 3, "tiny_b", "tiny_b"
