@@ -99,15 +99,16 @@ def free_memory(run: Run) -> float | None:
     return min(bounds) / len(run.devices) if bounds else None
 
 
-def fitting(run: Run) -> int | None:
+def fitting(run: Run, taken: tuple[float, float] | None = None) -> int | None:
     """How many replicas of a run fit into the memory of its devices, about; None where that is not told.
 
-    Each takes its state, gradients of about that size, and what its forward passes keep; all have one set.
+    Each takes its state, gradients of about that size, and what its forward passes keep; all have one set. `taken` is
+    its `memory`, if that is known.
     """
     free = free_memory(run)
     if free is None:
         return None
-    state, kept = memory(run)
+    state, kept = taken or memory(run)
     of_run = (run.dataset.train, run.dataset.test, *(examples for _, examples in run.dataset.others))
     sets = sum(of.images.nbytes + of.labels.nbytes for of in of_run if isinstance(of, Images))
     return max(int((SHARE * free - sets) // (2 * state + kept)), 0)
@@ -132,8 +133,8 @@ def at_once(run: Run) -> Together:
     return Together(MOST, "more save little") if fits >= MOST else Together(max(fits, 1), "so many fit")
 
 
-def in_words(run: Run) -> str:
-    """How many replicas fit, and how many a comparison or a search trains at once by itself."""
-    fits, (count, why) = fitting(run), at_once(run)
+def in_words(run: Run, taken: tuple[float, float] | None = None) -> str:
+    """How many replicas fit, and how many a comparison or a search trains by itself; `taken` as of `fitting`."""
+    fits, (count, why) = fitting(run, taken), at_once(run)
     told = "" if fits is None else f"about {fits:,} fit into the memory that is free; "
     return f"{told}a comparison or a search trains {count} at once by itself ({why})"

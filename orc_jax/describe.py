@@ -42,7 +42,7 @@ def describe(resolved: Resolved, workdir: Path, console: Console, *, replicas: i
             cells = {name: f"{each / 1e6:,.1f}" for name, each in forward_flops(one).items()}
             title = f"{title} on {one.dataset.name}"
             table = display.pool_table(one, title, {"MFLOP of a forward pass": cells})
-            lines = _lines(one, replicas, _in_one_program(one, replicas, is_stage=one is not run))
+            lines = _lines(one, replicas, is_stage=one is not run)
         console.print(table)
         for line in lines:
             warner(console)(line)
@@ -126,9 +126,10 @@ def seconds(run: Run, operations: float | None = None) -> float:
     return per_operation * operations * run.num_steps / len(run.devices)
 
 
-def _lines(run: Run, replicas: int, together: str) -> list[str]:
+def _lines(run: Run, replicas: int, is_stage: bool) -> list[str]:
     config, dataset = run.config, run.dataset
-    of_one, (state, kept) = step_flops(run), (replicas * each for each in memory(run))
+    of_one, taken = step_flops(run), memory(run)
+    together, (state, kept) = _in_one_program(run, replicas, is_stage, taken), (replicas * each for each in taken)
     operations, time = replicas * of_one, duration(replicas * seconds(run, of_one))
     shape = "x".join(map(str, dataset.image_shape))
     data: Any = dataset.train
@@ -153,11 +154,11 @@ def _lines(run: Run, replicas: int, together: str) -> list[str]:
     ]
 
 
-def _in_one_program(run: Run, replicas: int, is_stage: bool) -> str:
+def _in_one_program(run: Run, replicas: int, is_stage: bool, taken: tuple[float, float]) -> str:
     """How many there are, or can be: of a stage that is what the run has."""
     if replicas == 1:
-        return "" if is_stage else capacity.in_words(run)
-    fits = capacity.fitting(run)
+        return "" if is_stage else capacity.in_words(run, taken)
+    fits = capacity.fitting(run, taken)
     told = "" if fits is None else f"; about {fits:,} fit into the memory that is free"
     return f"{replicas}, in one program, their seeds from {run.config.seed} on{told}"
 

@@ -55,7 +55,7 @@ def test_where_replicas_pay(run, monkeypatch):
     assert capacity.at_once(on(run, "gpu", plenty)).count == capacity.MOST
     assert capacity.at_once(on(run, "tpu", None)) == (1, "how much memory the devices have is not told")
     for fits, count in ((0, 1), (1, 1), (3, 3), (5, 5), (6, 5)):
-        monkeypatch.setattr(capacity, "fitting", lambda run, fits=fits: fits)
+        monkeypatch.setattr(capacity, "fitting", lambda run, taken=None, fits=fits: fits)
         assert capacity.at_once(on(run, "gpu", plenty)).count == count
     by_itself = "a comparison or a search trains 5 at once by itself (more save little)"
     assert capacity.in_words(on(run, "gpu", plenty)) == f"about 6 fit into the memory that is free; {by_itself}"
