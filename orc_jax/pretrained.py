@@ -53,7 +53,7 @@ def plan(run: Run, workdir: Path) -> list[Source]:
             resolved = run.resolved.stage(stage, config.pretrain_epochs if i == 0 else config.num_epochs)
             stage_run = build(resolved, run.dataset, run.devices)
             if stage_run.method.maps:
-                abstract_state(stage_run)
+                abstract_state(stage_run)  # refuses networks whose maps do not fit before any stage is trained
             record.require_resumable(record.read(folder), stage_run.record(), folder)
         sources.append(Source(folder, stage.members, stage_run, stage.name))
     parts = {stack.name: weight_shapes(stack.network)[0] for stack in run.spec.stacks}

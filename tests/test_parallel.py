@@ -76,6 +76,18 @@ def test_the_unmapped_step_equals_the_mapped_one(toy, config):
     assert_close(unmapped(start, stepper.data, indices).stacks, stepper(start, indices).stacks)
 
 
+def test_what_runs_once_is_computed_on_a_cpu_if_there_is_one(monkeypatch):
+    run = lambda: parallel.once(lambda seed, x: x["a"] + jax.random.normal(jax.random.key(seed), (3,)))  # noqa: E731
+    here = run()(7, {"a": jax.device_put(jnp.ones(3), jax.local_devices()[-1])})
+    assert here.devices() == {jax.local_devices(backend="cpu")[0]}
+
+    def told_of_none(**_):
+        raise RuntimeError("Unknown backend cpu")
+
+    monkeypatch.setattr(jax, "local_devices", told_of_none)
+    np.testing.assert_array_equal(run()(7, {"a": jnp.ones(3)}), here)
+
+
 def test_differing_replicas_are_noticed():
     devices = jax.local_devices()
     sharding = parallel.replicated(devices)

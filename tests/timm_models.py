@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
+from torch import library, nn
 
 from orc_jax.models import MODELS, VIT_SIZES, efficientnet, resnet, sides
 from orc_jax.models.convnext import ConvNeXt
@@ -19,13 +19,13 @@ def define_operators() -> None:
     try:
         import torchvision  # noqa: F401
     except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
+        registered = library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        OPERATORS.append(library)
+            registered.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        OPERATORS.append(registered)
 
 
-OPERATORS: list[torch.library.Library] = []
+OPERATORS: list[library.Library] = []  # kept: what is collected is not registered any more
 define_operators()
 
 import timm  # noqa: E402

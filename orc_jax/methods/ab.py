@@ -22,7 +22,7 @@ from orc_jax.errors import require
 from orc_jax.losses import distillation
 from orc_jax.methods.base import Method
 from orc_jax.methods.fitnets import Regressor, Shape
-from orc_jax.methods.maps import beside, moved, pairs, shape_of, starting, weighed
+from orc_jax.methods.maps import beside, doubling, moved, pairs, shape_of, starting, weighed
 from orc_jax.methods.offline import Adapter, Seen, Unfit, before, offline, require_points
 from orc_jax.models.layers import Layers
 from orc_jax.models.network import Network, Params
@@ -70,7 +70,6 @@ def ab(
         temperature: T.
     """
     weighed("ab", weight)
-    require("config.ab.epochs", epochs, epochs >= 0, "at least 0")
     require("config.ab.kd_weight", kd_weight, kd_weight >= 0, "at least 0")
     require("config.ab.temperature", temperature, temperature > 0, "greater than 0")
 
@@ -120,8 +119,6 @@ def boundaries(architectures: Sequence[str], *, weight: float, **options: Any) -
 
 def boundary_loss(made: Sequence[jax.Array], f_t: Sequence[jax.Array]) -> jax.Array:
     """The weighed sum over stages, `[batch]`, of the student's maps in the shapes of the teacher's."""
-    total = jnp.zeros(len(made[0]))
-    for i, (s, t) in enumerate(zip(made, f_t, strict=True)):
-        missing = jnp.where(t > 0.0, jnp.maximum(1.0 - s, 0.0), jnp.maximum(1.0 + s, 0.0))
-        total += 2.0 ** (i - len(made) + 1) * (missing**2).sum((1, 2, 3))
-    return total
+    both = zip(made, f_t, strict=True)
+    missing = [jnp.where(t > 0.0, jnp.maximum(1.0 - s, 0.0), jnp.maximum(1.0 + s, 0.0)) for s, t in both]
+    return doubling([(x**2).sum((1, 2, 3)) for x in missing])

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 
 from orc_jax.data.types import Images
-from orc_jax.errors import require
 from orc_jax.methods.base import Method
 from orc_jax.methods.maps import at_one_side, flattened, per_sample
 from orc_jax.methods.offline import Adapter, Seen, Unfit, before, offline, require_points
@@ -35,7 +34,6 @@ def fsp(architectures: Sequence[str], *, epochs: int = 30) -> Method:
         epochs: of the stage before, on top of those of the run, at the run's rate without drops; 30 in RepDistiller. 0
             leaves it out.
     """
-    require("config.fsp.epochs", epochs, epochs >= 0, "at least 0")
 
     def loss(context: Context, student: Seen, teacher: Seen, batch: Images, adapter: Adapter) -> jax.Array:
         return context.label_loss(student.logits, batch.labels)

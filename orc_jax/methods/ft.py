@@ -100,7 +100,6 @@ def ft(
     """
     weighed("ft", weight)
     require("config.ft.share", share, share > 0, "greater than 0")
-    require("config.ft.epochs", epochs, epochs >= 0, "at least 0")
     require("config.ft.learning_rate", learning_rate, learning_rate > 0, "greater than 0")
 
     def translator(setup: Setup, student: Seen, teacher: Seen) -> Network:

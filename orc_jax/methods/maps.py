@@ -3,7 +3,7 @@
 Maps are `[batch, height, width, channels]`, of any two networks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -66,6 +66,11 @@ def flattened(x: jax.Array) -> jax.Array:
 def per_sample(x: jax.Array) -> jax.Array:
     """The mean over all of a sample: `[batch]`."""
     return x.mean(range(1, x.ndim))
+
+
+def doubling(stages: Sequence[jax.Array]) -> jax.Array:
+    """The sum of what stages differ by: the last counts whole, each before it half of the next one."""
+    return sum((2.0 ** (i - len(stages) + 1) * x for i, x in enumerate(stages)), start=jnp.zeros(len(stages[0])))
 
 
 def weighed(name: str, weight: float) -> float:

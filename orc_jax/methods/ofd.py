@@ -19,7 +19,7 @@ from jax.scipy.stats import norm as normal
 
 from orc_jax.data.types import Images
 from orc_jax.methods.base import Method
-from orc_jax.methods.maps import averaged, beside, moved, starting, weighed
+from orc_jax.methods.maps import averaged, beside, doubling, moved, starting, weighed
 from orc_jax.methods.offline import Adapter, Seen, Unfit, offline
 from orc_jax.models.layers import Layers, he_fan_out
 from orc_jax.models.network import Network, Params
@@ -111,10 +111,10 @@ def partial_distance(made: list[jax.Array], of_teacher: list[tuple[jax.Array, ja
         made: `[batch, height, width, channels]` of each stage.
         of_teacher: the teacher's maps, which are averaged down to the student's sides, and their margins `[channels]`.
     """
-    total = jnp.zeros(len(made[0]))
-    for i, (s, (t, margin)) in enumerate(zip(made, of_teacher, strict=True)):
+    stages = []
+    for s, (t, margin) in zip(made, of_teacher, strict=True):
         t = averaged(t, s.shape[1:3])
         goal = jnp.maximum(t, margin[None, None, None])
         counts = (s > goal) | (t > 0.0)
-        total += 2.0 ** (i - len(made) + 1) * jnp.where(counts, (s - goal) ** 2, 0.0).sum((1, 2, 3))
-    return total
+        stages.append(jnp.where(counts, (s - goal) ** 2, 0.0).sum((1, 2, 3)))
+    return doubling(stages)

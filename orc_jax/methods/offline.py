@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from orc_jax.data.types import Images
-from orc_jax.errors import UserError
+from orc_jax.errors import UserError, require
 from orc_jax.methods.base import OBJECTIVE, Method, Stage, pool_roles, require_members, scores
 from orc_jax.models import FEATURE_POINTS
 from orc_jax.models.layers import torch_uniform
@@ -188,8 +188,9 @@ def before(
 ) -> tuple[Stage, ...]:
     """A stage of so many epochs, none if these are 0, at a constant rate, which no accuracy ends early.
 
-    Arguments are as of `Stage`.
+    Arguments are as of `Stage`, and `method` one of `STAGES`.
     """
+    require(f"config.{method.partition('.')[0]}.epochs", epochs, epochs >= 0, "at least 0")
     own = {"num_epochs": epochs, "lr_schedule": "constant", "warmup_epochs": 0.0, "patience": 0, **fields}
     return (Stage(name, method, tuple(members), own),) if epochs else ()
 
