@@ -17,6 +17,9 @@ from orc_jax.run import Run, abstract_state
 from orc_jax.speed import Layer
 
 MANY = 2_000_000  # images times members, from which on a run is a long one
+# From which on a program that is faster by a quarter, but cannot be kept on disk, is compiled anew at every start:
+# of small networks as many take minutes on a CPU, and compiling them seconds.
+WORTH_COMPILING = 200_000
 # What the backward pass needs of a forward pass, over all arrays of one in evaluation mode. Of ResNets, wide ResNets,
 # VGGs and DenseNets in float32 0.85 to 1.02; less with depthwise convolutions, or fewer and larger layers in bfloat16.
 KEPT = {"float32": 0.95, "bfloat16": 0.65}
@@ -29,8 +32,18 @@ LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container, as its processes se
 
 
 def is_long(run: Run) -> bool:
-    """Whether it pays to compile for longer, or anew at every start, what makes the steps of a run faster."""
-    return run.num_steps * run.config.batch_size * run.spec.size >= MANY
+    """Whether a run is a long one: of days on a CPU, and of hours elsewhere, in which to compile for longer pays."""
+    return _work(run) >= MANY
+
+
+def is_worth_compiling(run: Run) -> bool:
+    """Whether it pays to compile anew at every start what makes the steps of a run faster."""
+    return _work(run) >= WORTH_COMPILING
+
+
+def _work(run: Run) -> int:
+    """The images that a run trains on, times its members."""
+    return run.num_steps * run.config.batch_size * run.spec.size
 
 
 class Costs(NamedTuple):

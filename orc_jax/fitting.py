@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from orc_jax import display, parallel, pretrained, samples, terminal
-from orc_jax.capacity import is_long
+from orc_jax.capacity import is_worth_compiling
 from orc_jax.data import feed
 from orc_jax.data.batches import calls, last_step, seed_of
 from orc_jax.errors import UserError
@@ -115,8 +115,9 @@ def _advance(
         one_step = make_train_step(run.setup, run.method.iterate, takes_values=bool(values))
         if count_of > 1:
             one_step = in_replicas(one_step, takes_values=bool(values), own_batches=len(seeds) > 1)
-        train_step = parallel.DataParallel(one_step, run.devices, donate=True, long=is_long(run))
-        several_steps = parallel.DataParallel(in_turn(one_step), run.devices, donate=True, long=is_long(run))
+        long = is_worth_compiling(run)
+        train_step = parallel.DataParallel(one_step, run.devices, donate=True, long=long)
+        several_steps = parallel.DataParallel(in_turn(one_step), run.devices, donate=True, long=long)
         given = (data, values) if values else data
         evaluate, renew = evaluation(runs), renewer(run, count_of) if run.method.held_out else None
         if step == 0:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orc_jax import parallel, training
+from orc_jax import capacity, parallel
 from orc_jax.data import sets
 from orc_jax.errors import UserError
 from orc_jax.meter import Meter
@@ -68,7 +68,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(finished, config, conso
 @pytest.mark.slow
 def test_a_long_run_ends_as_an_uninterrupted_one(config, console, tmp_path, monkeypatch, toy):
     """Bit for bit, though its steps may be computed by oneDNN."""
-    monkeypatch.setattr(training, "MANY", 1)
+    monkeypatch.setattr(capacity, "WORTH_COMPILING", 1)
     config.method, config.num_networks, config.assistants = "independent", 2, ""
     asked, compiled, write = [], parallel.compiled, logs.MetricsLog.write
     monkeypatch.setattr(
