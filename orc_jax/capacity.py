@@ -17,9 +17,9 @@ from orc_jax.run import Run, abstract_state
 from orc_jax.speed import Layer
 
 MANY = 2_000_000  # images times members, from which on a run is a long one
-# From which on a program that is faster by a quarter, but cannot be kept on disk, is compiled anew at every start:
-# of small networks as many take minutes on a CPU, and compiling them seconds.
-WORTH_COMPILING = 200_000
+# Pixels times members, from which on a program that is faster by a quarter, but cannot be kept on disk, is compiled
+# anew at every start: of small networks 200,000 images of 32x32 take minutes on a CPU, and compiling seconds.
+WORTH_COMPILING = 200_000 * 32 * 32
 # What the backward pass needs of a forward pass, over all arrays of one in evaluation mode. Of ResNets, wide ResNets,
 # VGGs and DenseNets in float32 0.85 to 1.02; less with depthwise convolutions, or fewer and larger layers in bfloat16.
 KEPT = {"float32": 0.95, "bfloat16": 0.65}
@@ -38,7 +38,8 @@ def is_long(run: Run) -> bool:
 
 def is_worth_compiling(run: Run) -> bool:
     """Whether it pays to compile anew at every start what makes the steps of a run faster."""
-    return _work(run) >= WORTH_COMPILING
+    height, width, _ = run.dataset.image_shape
+    return _work(run) * height * width >= WORTH_COMPILING
 
 
 def _work(run: Run) -> int:
