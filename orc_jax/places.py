@@ -1,5 +1,6 @@
 """Files and folders as people give them: of this machine, or of a file system that it sees."""
 
+import errno
 import re
 import sys
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 from orc_jax.errors import UserError
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # s3://bucket, gs://bucket, and what pathlib makes of them
+UNREACHABLE = (errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP)  # it cannot even be told whether there is something
 
 
 def place(field: str, given: str | Path) -> Path:
     """The path that `field` gives; `~` is the home folder.
 
     Raises:
-        UserError: for a bucket.
+        UserError: for a bucket, and for a place of which it cannot be told what is there.
     """
     if ADDRESS.match(str(given)):
         raise UserError(
@@ -21,21 +23,32 @@ def place(field: str, given: str | Path) -> Path:
             "(gcsfuse, s3fs)"
         )
     try:
-        return Path(given).expanduser()
+        path = Path(given).expanduser()
+        path.stat()
     except RuntimeError as error:  # no home folder is known
         raise UserError(f"{field}={given}: {error}") from error
+    except OSError as error:
+        if error.errno in UNREACHABLE:
+            raise UserError(f"{field}={given}: {error.strerror}") from error
+    return path
 
 
 def workdir(field: str, given: str | Path) -> Path:
-    """The same for a folder that checkpoints are written to: its name has to be text.
+    """The same for a folder that checkpoints are written to: its name has to be text, without backslashes.
 
     Raises:
-        UserError: for a bucket, and for a name with bytes that are none.
+        UserError: as `place`, and for a name with bytes that are no text, or which TensorStore takes for a separator.
     """
     path = place(field, given)
-    if any("\ud800" <= letter <= "\udfff" for letter in str(path.absolute())):
+    name = str(path.absolute())
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
         raise UserError(
             f"{field}={given}: checkpoints cannot be written there: its name is not in the encoding of names here, "
             f"{sys.getfilesystemencoding()}; accepted is another name, or where it is UTF-8, LC_ALL=C.UTF-8"
+        )
+    if "\\" in name:
+        raise UserError(
+            f"{field}={given}: checkpoints cannot be written there: {name} has a backslash in it; accepted is another "
+            "name"
         )
     return path

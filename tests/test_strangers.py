@@ -33,6 +33,19 @@ def test_a_workdir_whose_name_is_no_text(call):
     assert place("--data_dir", os.fsdecode(b"caf\xe9")) == Path(os.fsdecode(b"caf\xe9"))
 
 
+def test_a_workdir_with_a_backslash():
+    """TensorStore would write to the folder b in a."""
+    with pytest.raises(UserError, match=r"workdir=a\\b: checkpoints cannot be written there: .* a backslash"):
+        workdir("workdir", "a\\b")
+
+
+def test_places_that_cannot_be_reached(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for given, reason in ((tmp_path / ("n" * 300), "File name too long"), (tmp_path / "loop", "Too many levels")):
+        with pytest.raises(UserError, match=f"--workdir={given}: {reason}"):
+            place("--workdir", given)
+
+
 def test_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert place("--workdir", "~/run") == tmp_path / "run"

@@ -25,6 +25,7 @@ from orc_jax.errors import UserError
 from orc_jax.models.network import Params, weight_shapes
 from orc_jax.plugins import Plugins
 from orc_jax.pool import Pool, StackState, make_spec
+from orc_jax.workdir.paths import LocalPath
 from orc_jax.workdir.record import Record, to_json
 
 SELECTED_BY = "target_top1"  # the metric that "best" refers to
@@ -45,7 +46,7 @@ def open_manager(workdir: Path, *, create: bool) -> ocp.CheckpointManager:
             ),
         ]
     )
-    folder = (workdir / CHECKPOINTS).absolute()
+    folder = LocalPath((workdir / CHECKPOINTS).absolute())
     if create:
         if hosts.is_main():
             folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from orc_jax.run import abstract_state
 from orc_jax.step import init_state
 from orc_jax.testing import assert_identical, build_run
 from orc_jax.workdir import checkpoint, metrics, record
+from orc_jax.workdir.paths import LocalPath
 from tests.helpers import files, final_state, printed, train
 
 pytestmark = pytest.mark.usefixtures("toy_set")
@@ -50,6 +51,24 @@ def test_an_optimizer_that_keeps_nothing_is_saved_too(momentum, config, toy, tmp
         checkpoint.finish(manager)
     restored = checkpoint.restore_newest(tmp_path, abstract_state(run), run.sharding, pytest.fail)
     assert_identical(restored, state)
+
+
+@pytest.mark.parametrize("name", ["exp[lr=0.1]", "[x]/[/kd]", "50% é **?"])
+def test_a_workdir_may_have_any_name(name, config, toy, tmp_path):
+    """Orbax's own paths take some letters in a name for a pattern, and then it leaves out the arrays."""
+    config.method, config.num_networks, config.assistants = "independent", 2, ""
+    run, workdir = build_run(config, toy), tmp_path / name
+    state = init_state(run.setup, run.method, 0)
+    for step in (1, 2):
+        with checkpoint.open_manager(workdir, create=True) as manager:
+            checkpoint.save(manager, step, state, run.record(), 0.5)
+            checkpoint.finish(manager)
+    assert_identical(checkpoint.restore_newest(workdir, abstract_state(run), run.sharding, pytest.fail), state)
+    assert checkpoint.step_of(workdir, "best") == 2
+
+
+def test_a_folder_that_is_called_as_buckets_are():
+    assert [str(LocalPath(f"/{name}/run") / "1") for name in ("s3", "gs")] == ["/s3/run/1", "/gs/run/1"]
 
 
 def test_where_there_is_no_checkpoint(tmp_path):
