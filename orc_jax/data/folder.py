@@ -117,6 +117,22 @@ def load(
     return Folder(names, sound.get("train_split", sound["eval_split"]), sound["eval_split"], largest)
 
 
+def require_classes(names: Sequence[str], root: str, train_split: str) -> None:
+    """Checks that there are several classes to train on: one, as where a folder lies between, is learnt at once.
+
+    Raises:
+        UserError: naming the one there is, and what is in it.
+    """
+    if len(names) > 1:
+        return
+    inside = layout.class_folders(root, os.path.join(train_split, names[0]))
+    hint = f", and in it there are the folders {first(inside)}" if inside else ""
+    raise UserError(
+        f"config.train_split={train_split!r} of {root} has one class folder, {names[0]}, and so nothing to tell "
+        f"apart{hint}. The layout is <split>/<class>/<image files>"
+    )
+
+
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Names of classes, sorted as text, in their order: where all are numbers as numbers, so that 2 comes before 10."""
     names = tuple(names)

@@ -123,11 +123,18 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
+def _is_special(entry: os.DirEntry) -> bool:
+    """Whether an entry is neither a file nor a folder: to read from a pipe may take for ever."""
+    return not (entry.is_file(follow_symlinks=False) or _is_folder(entry)) and (
+        os.path.exists(entry.path) and not os.path.isfile(entry.path)
+    )
+
+
 def _files(path: bytes, prefix: bytes, above: frozenset = frozenset()) -> list[bytes]:
     """The files below a folder as prefix/..., sorted; `above` are the folders that it is in.
 
     Raises:
-        UserError: if a link leads back to one of these.
+        UserError: if a link leads back to one of these, and for a pipe, a socket or a device.
     """
     result, own = [], os.stat(path)
     here = (own.st_dev, own.st_ino)
@@ -137,6 +144,8 @@ def _files(path: bytes, prefix: bytes, above: frozenset = frozenset()) -> list[b
         for entry in entries:
             if not _beside(entry.name):
                 name = prefix + b"/" + entry.name
+                if _is_special(entry):
+                    raise UserError(f"{os.fsdecode(entry.path)}: is a pipe, a socket or a device, no file of an image")
                 result += _files(entry.path, name, above | {here}) if _is_folder(entry) else [name]
     return sorted(result)
 

@@ -175,6 +175,8 @@ def _fitted(
             f"config.batch_size={config.batch_size}: must be at most the {size(train)} training examples of "
             f"{name} ({config.train_split})"
         )
+    if trains and len(class_names) < 2:
+        raise UserError(f"config.dataset={name!r}: has {len(class_names)} class and so nothing to tell apart")
     if trains and config.balanced_sampling:
         splits.require_labels(train, "config.balanced_sampling=True", name, "False, or a set in memory or of a folder")
     image_shape = train.images.shape[1:] if isinstance(train, Images) else (*[config.stream.image_size] * 2, 3)
@@ -207,7 +209,10 @@ def _folder(config: ConfigDict, warn: Callable[[str], None], trains: bool, class
     train_split = config.train_split if trains else None
     if not trains and not class_names:
         class_names = folder.in_order(layout.class_folders(root, config.train_split))
-    return folder.load(root, train_split, config.eval_split, options, warn, class_names)
+    found = folder.load(root, train_split, config.eval_split, options, warn, class_names)
+    if trains:
+        folder.require_classes(found.class_names, root, config.train_split)
+    return found
 
 
 def _check_all(config: ConfigDict, splits: Sequence[Any]) -> None:

@@ -1,5 +1,6 @@
 """Folders as people have them: Tiny-ImageNet and ImageNet as unpacked, files of labels, what systems leave behind."""
 
+import os
 import unicodedata
 
 import numpy as np
@@ -191,3 +192,27 @@ def test_an_evaluation_needs_no_training_split(tmp_path):
     assert found.class_names == ("a", "b", "c") and list(found.test.labels) == [1, 2]
     with pytest.raises(UserError, match="1 class that the network lacks: c"):
         load(root, train=None, class_names=("a", "b"))
+
+
+def test_a_pipe_is_refused(tmp_path):
+    """To open it would wait for ever."""
+    root = tree(tmp_path, *TRAIN, "val/n1/d.jpg")
+    os.mkfifo(tmp_path / "train/n2/c.jpg")
+    with pytest.raises(UserError, match=r"train/n2/c.jpg: is a pipe, a socket or a device"):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("inside", "hint"), [("", r"\. The layout"), ("cat/", ", and in it there are the folders cat, dog. The layout")]
+)
+def test_one_class_is_nothing_to_tell_apart(inside, hint, tmp_path):
+    """As where the folder of an archive lies between a split and its classes."""
+    dog = inside.replace("cat", "dog")
+    root = tree(
+        tmp_path, *(f"{split}/set/{of}{i}.jpg" for split in ("train", "val") for i, of in enumerate((inside, dog)))
+    )
+    config = configs.default()
+    config.update({"dataset": "folder", "data_dir": root, "eval_split": "val", "batch_size": 2})
+    with pytest.raises(UserError, match=f"has one class folder, set, and so nothing to tell apart{hint}"):
+        sets.load(config, pytest.fail)
+    assert sets.load(config, pytest.fail, trains=False).class_names == ("set",)

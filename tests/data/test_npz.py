@@ -46,6 +46,11 @@ def test_keras_in_colour_with_names(tmp_path):
         ({"test_labels": LABELS + 1}, {}, "config.eval_split='test' of npz has labels 1 to 3, but only 3 classes"),
         ({"test_labels": np.full(6, -1)}, {}, "config.eval_split='test' of npz has no labels"),
         ({"test_images": IMAGES[:, :4]}, {}, r"differ in shape: \[\[5, 4, 1\], \[4, 4, 1\]\]"),
+        (
+            {"train_labels": LABELS * 0, "test_labels": LABELS * 0},
+            {},
+            "'npz': has 1 class and so nothing to tell apart",
+        ),
         ({"train_images": np.array([{}] * 6)}, {}, "no .npz file of plain arrays: Object arrays"),
     ],
 )
