@@ -40,11 +40,28 @@ def _hint(images: np.ndarray) -> str:
         return "; of grey images [n, height, width]: images[..., None]"
     if images.ndim == 2:
         return "; of flattened ones: images.reshape(n, height, width, channels)"
-    if np.issubdtype(images.dtype, np.floating):
+    if images.dtype == bool:
+        return "; of black and white: images.astype('uint8') * 255"
+    numbers = np.issubdtype(images.dtype, np.floating) or np.issubdtype(images.dtype, np.integer)
+    return _hint_of_values(images) if numbers and images.size and images.dtype != np.uint8 else ""
+
+
+def _hint_of_values(images: np.ndarray) -> str:
+    """What makes bytes of numbers, by the values that there are: those that do not fit would begin again at 0."""
+    low, high = float(images.min()), float(images.max())
+    told = f"; the values are from {low:g} to {high:g}"
+    if not np.isfinite((low, high)).all():
+        return f"{told}: what is not finite has to be found first"
+    if low >= 0 and high > 255:
+        white = 65535 if high > 4095 else 4095 if high > 1023 else 1023
+        return f"{told}: (images * (255 / {white})).round().astype('uint8'), if {white} is white"
+    if low >= 0 and (high > 1 or np.issubdtype(images.dtype, np.integer)):
+        return "; of values from 0 to 255: images.round().astype('uint8')"
+    if low >= 0:
         return "; of values in [0, 1]: (images * 255).round().astype('uint8')"
-    if np.issubdtype(images.dtype, np.integer) and images.dtype != np.uint8:
-        return "; of values from 0 to 255: images.astype('uint8')"
-    return ""
+    if low >= -1 and high <= 1:
+        return "; of values in [-1, 1]: ((images + 1) * 127.5).round().astype('uint8')"
+    return f"{told}, as of normalised images: undo that, so that they are from 0 to 255"
 
 
 def _other_order(shape: tuple[int, ...]) -> str:
@@ -64,6 +81,10 @@ def _hint_of_labels(images: np.ndarray, labels: np.ndarray) -> str:
         return "; of images [height, width, channels, n]: images.transpose(3, 0, 1, 2)"
     if labels.ndim == 2 and len(labels) == len(images):
         return "; of one-hot labels: labels.argmax(1). Several labels for an image cannot be learnt here"
+    if labels.shape == images.shape[:1] and labels.dtype.kind in "SU":
+        return "; of names: class_names, labels = np.unique(labels, return_inverse=True)"
+    if labels.shape == images.shape[:1] and labels.dtype.kind in "fb" and (labels == np.floor(labels)).all():
+        return "; of whole numbers: labels.astype('int64')"
     return ""
 
 

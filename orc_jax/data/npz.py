@@ -25,19 +25,28 @@ def load(path: str, train_split: str, eval_split: str) -> tuple[list[str], Image
     """
     if not os.path.isfile(path):
         raise UserError(f"config.data_dir={path!r}: must be a file of arrays, such as pathmnist.npz, and there is none")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"config.data_dir={path!r}: is no .npz file, as numpy.savez writes it, or not the whole of one")
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             train, test = (
                 _split(file, field, split, path)
                 for field, split in (("train_split", train_split), ("eval_split", eval_split))
             )
-            names = [*map(str, file[NAMES].astype(str))] if NAMES in file.files else arrays.class_names(train.labels)
+            names = _names(file[NAMES], path) if NAMES in file.files else arrays.class_names(train.labels)
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"config.data_dir={path!r}: is no .npz file of plain arrays: {error}") from error
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = [list(split.images.shape[1:]) for split in (train, test)]
         raise UserError(f"config.data_dir={path!r}: training and evaluation images differ in shape: {shapes}")
     return names, train, test
+
+
+def _names(given: np.ndarray, path: str) -> list[str]:
+    """The names of the classes, of which bytes are UTF-8."""
+    if given.ndim != 1 or not given.size:
+        raise UserError(f"{path}: {NAMES} of {given.dtype} {list(given.shape)}: must be one name for each class")
+    return [name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name) for name in given]
 
 
 def _split(file: Any, field: str, split: str, path: str) -> Images:

@@ -1,5 +1,7 @@
 """Arrays as strangers have them: what is taken, what is refused, and the hint."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -29,11 +31,16 @@ def zeros(*shape):
         ((zeros(4, 13, 64, 64), LABELS), "64 is no number of channels"),
         ((zeros(4, 28, 28, 28), LABELS), "these look like volumes"),
         ((zeros(4, 1, 1, 784), LABELS), "these look like flattened images"),
-        ((zeros(4, 8, 8, 3).astype(int), LABELS), "of values from 0 to 255: images.astype"),
+        (
+            (zeros(4, 8, 8, 3).astype(int), LABELS),
+            "of values from 0 to 255: images.round().astype".replace("()", r"\(\)"),
+        ),
         ((zeros(32, 32, 3, 40), np.zeros(40, int)), r"labels of int64 \[40\]: must be 32 .*transpose\(3, 0, 1, 2\)"),
         ((IMAGES, LABELS[:3]), r"train labels of int64 \[3\]: must be 4 integers"),
         ((IMAGES, np.eye(4, dtype=int)), r"train labels of int64 \[4, 4\]: .*labels.argmax\(1\)"),
-        ((IMAGES, LABELS / 2), "train labels of float64"),
+        ((IMAGES, LABELS / 2), r"train labels of float64.*labels.astype\('int64'\)"),
+        ((IMAGES, LABELS + 0.5), "train labels of float64 .*: must be 4 integers$"),
+        ((IMAGES, np.array(["cat"] * 4)), r"must be 4 integers; of names: class_names, labels = np.unique"),
         ((IMAGES, LABELS + 2), r"x \(train\) has labels 2 to 2, but only 2 classes: accepted are 0 to 1"),
         ((IMAGES, LABELS + [0, 0, -1, 0]), "labels -1 to 0, .* example 2 has -1; a negative one stands for a hidden"),
         ((IMAGES, LABELS - 1), r"x \(train\) has no labels: all are -1, as of a test split whose labels are hidden"),
@@ -54,6 +61,36 @@ def test_arrays_that_fit(shape):
     for labels in (LABELS, LABELS[:, None], LABELS.astype(np.uint8)):
         found = arrays.checked("train", zeros(4, *shape), labels)
         assert found.images.shape == (4, *shape) and found.labels.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        *((0, 1, np.float32), (-1, 1, np.float64), (0, 255, np.float32), (0, 255, np.int64), (0, 4095, np.uint16)),
+        *((0, 1023, np.int32), (0, 65535, np.uint16), (0, 1, bool)),
+    ],
+)
+def test_the_hint_for_other_numbers_makes_the_same_image(low, high, dtype):
+    """Black stays black, white stays white, and nothing of what is between begins again at 0."""
+    grey = np.linspace(0, 1, 64)
+    given = np.round(grey) if dtype is bool else low + grey * (high - low)
+    images = given.astype(dtype).reshape(1, 8, 8, 1)
+    with pytest.raises(UserError) as refused:
+        arrays.checked("train", images, LABELS[:1])
+    found = re.search(r": ([^:;]*images[^:;]*\.astype\('uint8'\)( \* 255)?)", str(refused.value))
+    made = eval(found[1], {"images": images})
+    assert (
+        made.dtype == np.uint8
+        and np.abs(made.reshape(-1) - (np.round(grey) if dtype is bool else grey) * 255).max() <= 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(np.nan, "not finite"), (-2.1, "values are from -2.1 to 0, as of normalised images")]
+)
+def test_numbers_that_no_hint_makes_an_image_of(value, text):
+    with pytest.raises(UserError, match=text):
+        arrays.checked("train", np.where(np.eye(8) > 0, value, 0).reshape(1, 8, 8, 1), LABELS[:1])
 
 
 def test_names_of_classes_that_have_none():

@@ -51,6 +51,8 @@ def test_keras_in_colour_with_names(tmp_path):
             {},
             "'npz': has 1 class and so nothing to tell apart",
         ),
+        ({"class_names": np.array("abc")}, {}, r"class_names of <U3 \[\]: must be one name for each class"),
+        ({"class_names": np.array([["a", "b", "c"]])}, {}, r"class_names of <U1 \[1, 3\]: must be one name"),
         ({"train_images": np.array([{}] * 6)}, {}, "no .npz file of plain arrays: Object arrays"),
     ],
 )
