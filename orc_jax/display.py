@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from orc_jax.data import splits
+from orc_jax.errors import UserError
 from orc_jax.methods.base import OBJECTIVE
 from orc_jax.models import LARGE, SMALL
 from orc_jax.run import Run, parameter_counts
@@ -104,8 +105,16 @@ def epoch_line(run: Run, title: str, row: Row, timing: Row, width: int = ENDLESS
 
 
 def summary(run: Run, workdir: Path) -> Rows:
-    """Last and best epoch of every member; "best" is chosen by the target student on the first evaluation split."""
+    """Last and best epoch of every member; "best" is chosen by the target student on the first evaluation split.
+
+    Raises:
+        UserError: if the log has no evaluation, as where it was taken away after the run had come to its end.
+    """
     rows, names = metrics.read(workdir), run.spec.member_names
+    if not metrics.evaluated(rows):
+        raise UserError(
+            f"{workdir / metrics.METRICS} has no evaluation; --mode=evaluate makes one of the checkpoints in {workdir}"
+        )
     split, *others = splits.eval_splits(run.config)
     last, best = metrics.evaluated(rows)[-1], metrics.best(rows, names[-1])
 

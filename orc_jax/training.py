@@ -86,7 +86,13 @@ def _train(
     warn, first = terminal.warner(console), runs[0]
     table, plans = display.pool_table(first), []
     for run, workdir in zip(runs, workdirs, strict=True):
-        record.require_resumable(record.read(workdir), run.record(), workdir, warn)
+        there = record.read(workdir)
+        if there is None and checkpoint.has_checkpoint(workdir):
+            raise UserError(
+                f"--workdir={workdir} holds checkpoints, and no {record.FILE} that says of which run. Put it back to "
+                "go on, or give another --workdir to start anew"
+            )
+        record.require_resumable(there, run.record(), workdir, warn)
         # Members to start from trained weights, unless the run itself has a checkpoint by now.
         plans.append(None if checkpoint.has_checkpoint(workdir) else pretrained.plan(run, workdir))
     sources = [source for plan in plans for source in plan or ()]

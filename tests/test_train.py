@@ -14,7 +14,7 @@ from orc_jax.errors import UserError
 from orc_jax.meter import Meter
 from orc_jax.testing import assert_identical, build_run
 from orc_jax.workdir import checkpoint, logs, metrics, record
-from tests.helpers import evaluate, final_state, printed, train
+from tests.helpers import contents, evaluate, final_state, printed, train
 
 pytestmark = pytest.mark.usefixtures("toy_set")
 
@@ -150,6 +150,19 @@ def test_a_finished_run_is_left_as_it_is_and_needs_no_pivot_teacher(finished, co
     config.pivot_checkpoint = "gone"
     train(config, workdir, console)
     assert metrics.read(workdir) == rows
+
+
+def test_a_run_without_its_record_or_its_log(finished, config, console, tmp_path):
+    """Checkpoints alone do not say of which run they are; a run that has ended writes no further rows."""
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    (workdir / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"run/metrics.jsonl has no evaluation; --mode=evaluate makes one"):
+        train(config, workdir, console)
+    (workdir / "config.json").unlink()
+    before = contents(workdir)
+    with pytest.raises(UserError, match=r"holds checkpoints, and no config.json that says of which run"):
+        train(config, workdir, console)
+    assert contents(workdir) == before
 
 
 def test_a_workdir_of_another_run_is_refused(finished, config, console, tmp_path, toy):

@@ -3,6 +3,7 @@
 A row is a dict of one report: {"step": 11, "epoch": 2, "train/loss/0_resnet56": ..., "eval/top1/ensemble": ...}.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -84,12 +85,11 @@ def took(timing: Iterable[Row]) -> float | None:
 
 
 def read(workdir: Path, name: str = METRICS) -> list[Row]:
-    """The rows of a log of `workdir`; a last line that was cut off by an interruption is left out."""
+    """The rows of a log of `workdir`; lines that are none, as the last where it was cut off, are left out."""
     path = workdir / name
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            rows += [row] if isinstance(row, dict) and isinstance(row.get("step"), int) else []
     return rows

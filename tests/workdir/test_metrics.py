@@ -80,3 +80,9 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
     rows = metrics.read(tmp_path)
     assert [one["step"] for one in rows] == [5, 11] and rows[1]["a"] != rows[1]["a"]
     assert metrics.read(tmp_path, metrics.TIMING) == [{"step": 7}]
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"\0\0\0", b"", b"[1]", b"3", b'{"epoch": 1}', b'{"step": 8, "a'])
+def test_rows_around_a_damaged_line_are_kept(damage, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 5}\n' + damage + b'\n{"step": 11}\n')
+    assert metrics.read(tmp_path) == [{"step": 5}, {"step": 11}]
