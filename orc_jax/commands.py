@@ -34,8 +34,9 @@ def start() -> None:
     """What a command does first: it prints any name, may open as many files as the system lets it, and is quiet.
 
     That is, TFDS, TensorFlow and Orbax do not report on themselves, nor look for Google's cloud. What fails is raised
-    as well. To be called before they are imported.
+    as well. To be called before they are imported. Outputs that were closed are there, and go nowhere.
     """
+    _open_outputs()
     printable()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(OSError, ValueError):
@@ -44,6 +45,15 @@ def start() -> None:
     getLogger("asyncio").setLevel(CRITICAL)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("NO_GCE_CHECK", "true")
+
+
+def _open_outputs() -> None:
+    """Without this a file of the run would get the number of an output that was closed, and what libraries print."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
@@ -160,6 +170,8 @@ def of_device(error: Exception) -> tuple[str, int] | None:
     """Message and exit status for an error of JAX while it ran a program; None if it needs a traceback."""
     import jax
 
+    if isinstance(error, RuntimeError) and str(error).startswith("Unable to initialize backend"):
+        return f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {error}", 2
     if not isinstance(error, jax.errors.JaxRuntimeError):
         return None
     text = str(error).splitlines()[0][:300]

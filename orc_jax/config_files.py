@@ -134,6 +134,7 @@ def of_run(workdir: Path) -> ConfigDict:
 
     there = record.require(workdir)
     config = there.fields
+    check_fields(config, str(workdir / record.FILE))
     if there.imported is not None:
         config.method, config.num_networks, config.student = "independent", 1, there.architectures[-1]
         config.dataset = USUAL_SETS.get(there.num_classes, config.dataset)

@@ -198,7 +198,8 @@ def check(config: ConfigDict) -> None:
     Raises:
         UserError: naming the first that is wrong, its value and what would be accepted.
     """
-    for field in ("momentum", "weight_decay", "clip_norm"):
+    require("config.momentum", config.momentum, 0 <= config.momentum < 1, "in [0, 1)")
+    for field in ("weight_decay", "clip_norm"):
         require(f"config.{field}", config[field], config[field] >= 0, "at least 0")
     require("config.accumulate_steps", config.accumulate_steps, config.accumulate_steps >= 1, "at least 1")
     require("config.ema_decay", config.ema_decay, 0 <= config.ema_decay < 1, "in [0, 1)")

@@ -18,7 +18,7 @@ from orc_jax.data import augment
 from orc_jax.data.batches import last_step
 from orc_jax.data.mixing import Mixing
 from orc_jax.data.types import Dataset, hold_out
-from orc_jax.errors import UserError
+from orc_jax.errors import UserError, require
 from orc_jax.methods.base import Method
 from orc_jax.models import noise
 from orc_jax.models.conv import convolution_for
@@ -28,6 +28,8 @@ from orc_jax.pool import PoolSpec, make_spec
 from orc_jax.verbs import Setup
 from orc_jax.workdir import record
 from orc_jax.workdir.record import Record
+
+MOST_STEPS = 2**31 - 1  # a step is counted in 32 bits
 
 
 class Run(NamedTuple):
@@ -93,6 +95,8 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
             "each training example; accepted is a set in memory"
         )
     num_steps = last_step(config.num_epochs, config.batch_size, dataset.num_train)
+    fewer = f"less: {num_steps} steps are more than are counted, {MOST_STEPS}"
+    require("config.num_epochs", config.num_epochs, num_steps <= MOST_STEPS, fewer)
     spec = make_spec(
         resolved.architectures,
         resolved.models,

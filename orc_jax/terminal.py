@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -39,10 +39,10 @@ def make_console(*, stderr: bool = False) -> Console:
     What the encoding of the output lacks is printed as a question mark or an escape.
     """
     printable()
-    console = Console(stderr=stderr, markup=False, emoji=False)
+    console = _Output(stderr=stderr, markup=False, emoji=False)
     if console.is_terminal or console.is_jupyter:
         return console
-    return Console(stderr=stderr, markup=False, emoji=False, width=ENDLESS)
+    return _Output(stderr=stderr, markup=False, emoji=False, width=ENDLESS)
 
 
 def warner(console: Console) -> Callable[[str], None]:
@@ -62,13 +62,19 @@ def doing(console: Console, what: str) -> Iterator[None]:
         with console.status(Text(f"{what} ...")):
             yield
         return
-    timer = threading.Timer(PATIENCE, warner(console), [f"{what} ..."])
+    timer = threading.Timer(PATIENCE, _said, [console, f"{what} ..."])
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def _said(console: Console, line: str) -> None:
+    """In a thread of its own, where nobody hears that it cannot be printed: what is printed next will tell."""
+    with contextlib.suppress(OSError):
+        warner(console)(line)
 
 
 def duration(seconds: float) -> str:
@@ -82,6 +88,13 @@ def duration(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60} min"
     hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24} h"
+
+
+class _Output(Console):
+    """A console whose reader may have enough: the command then ends as others do (see `commands.reported`)."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError
 
 
 class Part(NamedTuple):

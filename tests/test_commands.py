@@ -13,7 +13,7 @@ import jax
 import pytest
 from absl import logging
 
-from orc_jax import commands
+from orc_jax import commands, terminal
 from orc_jax.errors import Interrupted, UserError
 
 MEMORY = "RESOURCE_EXHAUSTED: Out of memory\nand more"
@@ -29,6 +29,7 @@ MEMORY = "RESOURCE_EXHAUSTED: Out of memory\nand more"
         (OSError(errno.EROFS, "Read-only"), 2, "orc_jax: runs/x: Read-only. The checkpoints there are kept"),
         (OSError(errno.EMFILE, "Too many open files", "f"), 2, "orc_jax: f: Too many open files: a process may have "),
         (MemoryError("Unable to allocate 9 TiB"), 2, "orc_jax: the memory of this machine does not suffice: Unable"),
+        (RuntimeError("Unable to initialize backend 'x': ..."), 2, "orc_jax: JAX_PLATFORMS=cpu: Unable to initialize"),
         (jax.errors.JaxRuntimeError("INTERNAL: callback: KeyboardInterrupt"), 130, "orc_jax: interrupted"),
         (jax.errors.JaxRuntimeError(MEMORY), 2, "orc_jax: the memory of a device does not suffice: RESOURCE_EXHAUSTED"),
     ],
@@ -121,6 +122,26 @@ def test_a_reader_that_has_enough_is_no_error(buffering, monkeypatch):
         with pytest.raises(SystemExit) as left, commands.reported():
             print("a line")
     assert left.value.code == 128 + signal.SIGPIPE
+
+
+def test_a_console_whose_reader_has_enough(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as output, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", output)
+        with pytest.raises(SystemExit) as left, commands.reported():
+            terminal.make_console().print("a line")
+    assert left.value.code == 128 + signal.SIGPIPE
+
+
+def test_outputs_that_are_closed():
+    """What is opened next does not get their numbers."""
+    program = (
+        "import os; from orc_jax import commands; commands.start(); print('x'); os._exit(os.open('/', os.O_RDONLY))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=False, timeout=60)
+    assert done.returncode > 2
 
 
 @pytest.mark.parametrize(

@@ -166,3 +166,10 @@ def test_images_of_ones_own(tmp_path):
     config.pretrain_epochs = 3
     assert config.num_epochs == 20
     assert default().flip
+
+
+def test_a_run_whose_fields_were_changed_to_another_kind(config, toy, tmp_path):
+    one = build_run(config, toy).record()
+    record.write(tmp_path, one._replace(config=one.config | {"learning_rate": "fast"}))
+    with pytest.raises(UserError, match=r"config.json: config.learning_rate='fast': must be a number, such as 0.05"):
+        config_files.of_run(tmp_path)

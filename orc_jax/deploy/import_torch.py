@@ -4,9 +4,8 @@ python -m orc_jax.import_torch resnet56.pth --model resnet56 --out teachers/resn
 
 Takes state dicts of RepDistiller, mdistiller, torchvision and timm, as `.pth` or safetensors; PyTorch is not needed.
 What stands before all names ("module.", "model.student.") is taken off. Of several networks in a file that fit, such as
-weights and their moving average, --key names one. Of a
-file that orc_jax.export wrote, its description is read as well: which network it is, of which classes, and what its
-images must be. Options that are given hold over it.
+weights and their moving average, --key names one. Of a file that orc_jax.export wrote, its description is read as well:
+which network it is, of which classes, and what its images must be. Options that are given hold over it.
 """
 
 import functools
@@ -38,6 +37,7 @@ from orc_jax.models import HALF, LARGE, MODELS, sides
 from orc_jax.models.network import Params, class_axes, make_network, weight_shapes, with_outputs
 from orc_jax.terminal import doing, make_console
 from orc_jax.workdir import checkpoint, record
+from orc_jax.workdir.files import writing
 from orc_jax.workdir.record import Record
 
 SHOWN = 5  # names in an error
@@ -299,6 +299,8 @@ def import_checkpoint(
         imported=imported,
     )
     stack = jax.tree.map(lambda x: x[None], {"params": params, "batch_stats": batch_stats})
+    with writing(f"--out={out}"):
+        out.mkdir(parents=True, exist_ok=True)
     with checkpoint.open_manager(out, create=True) as manager:
         checkpoint.save(manager, 0, {"stacks": {model: stack}}, written, selected_by=0.0)
     record.write(out, written)

@@ -201,7 +201,9 @@ def _unpickler(file: IO[bytes], storage: Callable[[str, Any, int], _Storage], zi
                 return DTYPES[name]
             return type("Inert", (_Inert,), {"named": f"{module}.{name}"})
 
-        def persistent_load(self, pid: Any) -> _Storage | _Inert:
+        def persistent_load(self, pid: Any) -> Any:
+            if pid[0] == "module":  # as the old format has the class of a pickled module, beside its code
+                return pid[1]
             kind, dtype, key, _, count = pid[:5]
             if zipped and isinstance(dtype, type) and issubclass(dtype, _Inert):
                 return dtype()  # of numbers that no network here has; what is beside it can still be read

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 import orc_jax
 from orc_jax import config as configs
-from orc_jax import config_files, hosts
+from orc_jax import hosts
 from orc_jax.errors import UserError
 from orc_jax.methods import METHODS, group_of
 from orc_jax.models import LARGE, Model
@@ -134,7 +134,6 @@ def from_json(description: Mapping[str, Any]) -> Record:
     """The record of what was written; raises anything if it is not the description of a run."""
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items()}
     values["architectures"], config = values["members"], _completed(values["config"])
-    config_files.check_fields(config, "its config")
     streamed = config.dataset == "folder" or values["architectures"][-1] in LARGE
     values = {"eval_crop": config.stream.eval_crop if streamed else None, "versions": {}} | values
     values["config"] = json.loads(config.to_json())

@@ -202,6 +202,9 @@ def test_nothing_is_overwritten(resnet8, tmp_path):
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="exists and is not an empty folder"):
         imported(resnet8, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out=.*file/new: cannot be written: Not a directory"):
+        import_checkpoint(tmp_path / "net.pth", "resnet8", tmp_path / "file" / "new", mean=[], std=[])
     with pytest.raises(UserError, match="there is no such file"):
         import_checkpoint(tmp_path / "no.pth", "resnet8", tmp_path / "new", mean=[], std=[])
     with pytest.raises(UserError, match=r"--model='resnet9' is not known. Did you mean"):

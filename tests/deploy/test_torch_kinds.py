@@ -1,6 +1,7 @@
 """Files that are no checkpoint are told by what they are; files of weights by what they hold, not by their name."""
 
 import io
+import itertools
 import json
 import pickle
 import tarfile
@@ -53,6 +54,7 @@ FILES = {
     "npy": (b"\x93NUMPY" + bytes(99), "a NumPy array"),
     "gzip": (b"\x1f\x8b" + bytes(99), "compressed by gzip: unpack it first"),
     "zip": (zipped("net/net.pth"), r"a zip archive: unpack it first.*\(it has net/net.pth\)"),
+    "half a zip": (zipped("net/data.pkl")[:-40], "an archive without its end, as of a checkpoint that was cut off"),
     "tar": (tarred(), "a tar archive: unpack it first"),
     "exported program": (zipped("net/models/model.json", "net/version"), "an exported program of PyTorch"),
 }
@@ -93,8 +95,9 @@ def test_the_name_of_a_file_does_not_matter(tmp_path, name):
 
 def test_whole_modules_and_numpy_arrays_are_refused_with_their_reason(tmp_path):
     network = network_of("resnet8", 10)
-    for content in (network, {"model": network, "epoch": 3}, [network]):
-        torch.save(content, tmp_path / "net.pth")
+    contents = (network, {"model": network, "epoch": 3}, [network])
+    for content, new_format in itertools.product(contents, (True, False)):
+        torch.save(content, tmp_path / "net.pth", _use_new_zipfile_serialization=new_format)
         with pytest.raises(UserError, match=r"is a whole module \(tests.torch_residual.ResNet\).*save its state_dict"):
             read_state_dicts(tmp_path / "net.pth")
     arrays = {name: value.numpy() for name, value in network.state_dict().items()}
