@@ -41,10 +41,12 @@ def candidates(
     else:
         keys = [key for key, count in shared.items() if count > most / 2]
         keys.sort(key=lambda key: (-shared[key], len(found[key[0]])))
-    return {
-        _label(place, prefix): _renamed(_below(found[place], prefix, [p for q, p in keys if q == place]), known_as)
-        for place, prefix in keys
-    }
+    result = {}
+    for place, prefix in keys:
+        below = _below(found[place], prefix, [p for q, p in keys if q == place])
+        beside = {name: x for name, x in found[place].items() if not (name.startswith(prefix) or counts(name))}
+        result[_label(place, prefix)] = _completed(_renamed(below, known_as), beside, wanted, known_as)
+    return result
 
 
 def counts(name: str) -> bool:
@@ -80,6 +82,20 @@ def _renamed(arrays: Arrays, known_as: Callable[[str], str]) -> Arrays:
     names = {name: known_as(name) for name in arrays}
     holders = Counter(names.values())
     return {names[name] if holders[names[name]] == 1 else name: value for name, value in arrays.items()}
+
+
+def _completed(network: Arrays, beside: Arrays, wanted: Collection[str], known_as: Callable[[str], str]) -> Arrays:
+    """A network with what lies beside it in its dict, if that is just what it lacks.
+
+    So a wrapper has it that calls the last layer its head, and all else its backbone.
+    """
+    lacks = set(wanted) - network.keys()
+    names = {
+        name: next((as_here for _, rest in _split(name) if (as_here := known_as(rest)) in lacks), "") for name in beside
+    }
+    if not lacks or sorted(names.values()) != sorted(lacks):
+        return network
+    return network | {as_here: beside[name] for name, as_here in names.items()}
 
 
 def _label(place: str, prefix: str) -> str:

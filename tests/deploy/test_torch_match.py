@@ -68,6 +68,27 @@ def test_what_stands_before_all_names_is_taken_off(states, expected, tmp_path, p
     assert_identical(found[:2], expected)
 
 
+def in_parts(state, body, head):
+    """A state dict as of a wrapper that has the last layer of a network apart from all else."""
+    return {(name.replace("fc.", head) if name.startswith("fc.") else body + name): x for name, x in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("body", "head"),
+    [("backbone.", "head.fc."), ("backbone.", "fc."), ("module.encoder.", "module.classifier."), ("a.b.", "linear.")],
+)
+def test_a_last_layer_that_lies_apart(states, expected, tmp_path, body, head):
+    torch.save({"state_dict": in_parts(states["one"], body, head), "epoch": 3}, tmp_path / "net.pth")
+    assert_identical(choose(read_state_dicts(tmp_path / "net.pth"), "resnet8")[1][:2], expected)
+
+
+def test_a_last_layer_that_may_be_of_another_network_is_not_taken(states, tmp_path):
+    apart = in_parts(states["one"], "backbone.", "teacher.fc.")
+    torch.save(apart | {"teacher.conv9.weight": torch.zeros(3)}, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"(?s)missing: fc.bias.*Beside it in the file"):
+        choose(read_state_dicts(tmp_path / "net.pth"), "resnet8")
+
+
 BESIDE = {
     "list subclass": lambda one: {"model": one, "history": History([1, 2])},
     "deque": lambda one: {"model": one, "last": collections.deque([1, torch.zeros(3)], maxlen=3)},
@@ -167,9 +188,9 @@ def test_how_one_is_named():
             "missing: .*left over: a.weight .*Likely: it is another net",
         ),
         (
-            lambda s: {("head." if k[:2] == "fc" else "body.") + k: v for k, v in s["one"].items()},
+            lambda s: in_parts(s["one"], "body.", "head.fc.") | {"neck.weight": torch.zeros(3)},
             "resnet8",
-            "missing: fc.bias.*without its classifier.*Beside it in the file: head.fc.weight, head.fc.bias$",
+            "missing: fc.bias.*without its classifier.*Beside it in the file: head.fc.weight, head.fc.bias, neck.wei",
         ),
         (lambda s: s["one"] | {"fc.bias": torch.zeros(10).int()}, "resnet8", r"no numbers of .*: fc.bias \(int32\)"),
         (lambda s: s["one"] | {"fc.bias": torch.zeros(10) * 1j}, "resnet8", r"no numbers of .*: fc.bias \(complex64\)"),
