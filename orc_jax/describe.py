@@ -46,7 +46,7 @@ def describe(resolved: Resolved, workdir: Path, console: Console, *, replicas: i
         console.print(table)
         for line in lines:
             warner(console)(line)
-    for line in (*pretrained.about_starts(run, sources), *display.about_classes(run)):
+    for line in (*pretrained.about_starts(run, sources), *display.about_splits(run), *display.about_classes(run)):
         warner(console)(line)
 
 

@@ -67,6 +67,17 @@ def about_images(run: Run) -> list[str]:
     return lines
 
 
+def about_splits(run: Run) -> list[str]:
+    """A line where a run is evaluated on what it is trained on."""
+    config, split = run.config, run.config.train_split
+    held_out = bool(config.validation_share) and split == splits.HELD_OUT
+    if held_out or split not in splits.eval_splits(config):
+        return []
+    return [
+        f"note: config.train_split={split!r} is evaluated on as well, where what is learnt by heart counts as known"
+    ]
+
+
 def about_classes(run: Run) -> list[str]:
     """A line where classes have very different numbers of training images, or none, if these are known."""
     train: Any = run.dataset.train

@@ -115,7 +115,8 @@ def _train(
                 *(pretrained.about_starts(run, plan) if plan is not None else ()),
             )
         ]
-        about += [*display.unusual_sizes(first), *display.about_images(first), *display.about_classes(first)]
+        about += [*display.unusual_sizes(first), *display.about_images(first)]
+        about += [*display.about_splits(first), *display.about_classes(first)]
         for line in dict.fromkeys((*about, *_long(first, len(runs), console))):
             warn(line)
         failed, trained, heads = _pretrain(runs, [plan or [] for plan in plans], stop, console)

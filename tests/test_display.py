@@ -52,6 +52,13 @@ def test_a_skewed_set_is_told(config, toy):
     )
 
 
+def test_an_evaluation_of_the_training_split_is_told(config, toy):
+    assert display.about_splits(build_run(config, toy)) == []
+    config.eval_splits = "test,train"
+    (line,) = display.about_splits(build_run(config, toy))
+    assert line.startswith("note: config.train_split='train' is evaluated on as well")
+
+
 def test_costs_of_a_pool_are_columns(config, toy, console):
     costs = {"cost": {"tiny_a": "1.5", "tiny_b": "2.5"}}
     text = shown(console, display.pool_table(build_run(config, toy), "the title", costs))
