@@ -13,7 +13,9 @@ class LocalPath(PosixGPath):
     would not find the arrays that it is to put together; and it takes `/s3/run` for a bucket.
     """
 
-    _uri_scheme = None
+    @property
+    def _uri_scheme(self) -> None:
+        return None
 
     def glob(self, pattern: str) -> Iterator["LocalPath"]:
         """The files and folders in this one that match a pattern."""
