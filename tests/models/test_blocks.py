@@ -10,6 +10,7 @@ from flax import nnx
 
 from orc_jax import models, optim
 from orc_jax.cost import total
+from orc_jax.errors import UserError
 from orc_jax.methods import METHODS
 from orc_jax.models import efficientnet, resnet
 from orc_jax.models.blocks import Attention, Patches
@@ -160,10 +161,19 @@ def test_an_orc_step_of_one_stack(name, config, toy):
 
 
 QUICK = ("pcl",)  # of those that share layers
+OF_MAPS = ("at", "sp", "fitnets", "vid", "nst", "reviewkd", "ofd", "simkd", "ft", "ab", "fsp")  # which tokens are not
 
 
-@pytest.mark.parametrize("method", [pytest.param(x, marks=[pytest.mark.slow] * (x not in QUICK)) for x in METHODS])
-def test_every_method_trains_transformers(method, config, toy):
+@pytest.mark.parametrize("method", OF_MAPS)
+def test_methods_that_compare_maps_refuse_transformers(method, config, toy):
+    with pytest.raises(UserError, match=rf"^config\.teacher: tiny_vit has no feature points, whose maps {method} comp"):
+        build_run(use(config, method, "tiny_vit", "tiny_vit", "tiny_vit"), toy)
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(x, marks=[pytest.mark.slow] * (x not in QUICK)) for x in METHODS if x not in OF_MAPS]
+)
+def test_every_other_method_trains_transformers(method, config, toy):
     use(config, method, "tiny_vit", "tiny_vit", "tiny_vit").crop_padding = 1
     stepper = Stepper(build_run(config, toy))
     start = stepper.init()
