@@ -76,7 +76,9 @@ class Block(nnx.Module):
 def pad(x: jax.Array, *, features: int) -> jax.Array:
     """Option A: every second pixel, and as many channels of zeros on both sides as are missing to `features`."""
     side = (features - x.shape[-1]) // 2
-    return jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (side, side)))
+    for axis in (1, 2):  # not x[:, ::2, ::2], which for a batch of any size is a gather, and ONNX gets none
+        x = jax.lax.slice_in_dim(x, 0, None, stride=2, axis=axis)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (side, side)))
 
 
 def identity(x: jax.Array) -> jax.Array:

@@ -37,6 +37,7 @@ from tests.deploy.members import (
 # One network of each family; the rest run with `-m slow`.
 QUICK = {
     "resnet8",
+    "switokd_resnet20",  # pads its shortcuts
     "wrn_16_1",
     "vgg8",
     "ShuffleV1",
