@@ -1,5 +1,7 @@
 """Training images as the networks see them."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -34,15 +36,15 @@ def test_they_are_those_of_the_first_step(method, config, toy):
 
 
 def test_those_of_a_streamed_set(config, tmp_path):
-    for split in ("train", "val"):
-        (tmp_path / split / "red").mkdir(parents=True)
-        for i in range(4):
-            Image.new("RGB", (12, 9), (200 + i, 0, 0)).save(tmp_path / split / "red" / f"{i}.png")
+    for split, (i, name) in itertools.product(("train", "val"), enumerate(("red", "red", "ruby", "ruby"))):
+        (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 9), (200 + i, 0, 0)).save(tmp_path / split / name / f"{i}.png")
     config.dataset, config.data_dir, config.eval_split, config.batch_size = "folder", str(tmp_path), "val", 4
     config.stream.update(image_size=8, num_workers=0)
     shown = samples.first(build_run(config, sets.load(config, print)))
     assert shown.images.shape == (4, 8, 8, 3) and sorted(shown.images[:, 0, 0, 0]) == [200, 201, 202, 203]
-    assert not shown.images[..., 1:].any() and shown.labels.tolist() == [0] * 4
+    assert not shown.images[..., 1:].any()
+    assert shown.labels.tolist() == [int(red >= 202) for red in shown.images[:, 0, 0, 0]]
 
 
 def test_a_picture_of_them():
@@ -86,10 +88,9 @@ def test_a_preview_is_a_picture_of_them(config, toy, console, tmp_path):
 
 
 def test_a_preview_of_a_streamed_set(config, console, tmp_path):
-    for split in ("train", "val"):
-        (tmp_path / split / "red").mkdir(parents=True)
-        for i in range(4):
-            Image.new("RGB", (40, 30), (200, 0, 0)).save(tmp_path / split / "red" / f"{i}.png")
+    for split, name, i in itertools.product(("train", "val"), ("red", "ruby"), range(2)):
+        (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (200, 0, 0)).save(tmp_path / split / name / f"{i}.png")
     config.dataset, config.data_dir, config.eval_split, config.batch_size = "folder", str(tmp_path), "val", 4
     config.method, config.cutout, config.num_epochs = "independent", 30, 1
     config.stream.update(image_size=60, num_workers=0)

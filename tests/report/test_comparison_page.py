@@ -96,7 +96,8 @@ def test_the_page(there, tmp_path):
     there = lost(there, 4, "it has <diverged>")
     for run in there.runs:
         (tmp_path / run.folder).mkdir(parents=True)
-        rows = [{"epoch": e, "eval/top1/1_a": 0.25 * (e + run.seed), "eval/top1/ensemble": 1} for e in (1, 2, 3)]
+        top1 = ["eval/top1/1_a", "eval/top1/ensemble"]
+        rows = [{"step": e, "epoch": e} | dict(zip(top1, (0.25 * (e + run.seed), 1), strict=True)) for e in (1, 2, 3)]
         kept = rows[: 2 if run.error else 3]
         (tmp_path / run.folder / metrics.METRICS).write_text("".join(json.dumps(row) + "\n" for row in kept))
     comparison.write(tmp_path, there)
