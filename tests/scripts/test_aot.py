@@ -62,13 +62,13 @@ def test_several_stacks_on_a_gpu():
 def test_collectives_on_eight_gpus():
     """Members of a stack share them; with statistics of each device's share those of the passes go.
 
-    Of two students as many passes are made as by three networks alone, and the share shows only in larger stacks: of
-    five ResNet-20s the step has 135, the floor 196.
+    Of five members, as two students make as many passes as three networks alone: 52 collectives, the floor 46. Of five
+    ResNet-20s the step has 135, the floor 196.
     """
-    many = ("--batch", "1024", "--devices", "8")
-    of_all = report("h100", COPIES, *many)
-    of_each = report("h100", (*COPIES, "batch_norm=local"), *many)
-    assert of_all["step"]["collectives"] < 1.25 * of_all["floor"]["collectives"]  # 52 and 46
+    many, five = ("--batch", "1024", "--devices", "8"), (*COPIES, "num_networks=5")
+    of_all = report("h100", five, *many)
+    of_each = report("h100", (*five, "batch_norm=local"), *many)
+    assert of_all["step"]["collectives"] < of_all["floor"]["collectives"]
     assert of_each["step"]["collectives"] < of_all["step"]["collectives"] / 3
 
 

@@ -57,13 +57,12 @@ def test_scaling(args, monkeypatch):
 
 
 @pytest.mark.slow
-def test_memory(args):
+def test_memory(args, monkeypatch):
     """What the process takes for a step is what the compiler says of it, and grows with the batch."""
-    args.memory = (("five", 32, 32), ("five", 32, 256))
+    monkeypatch.setitem(bench.POOLS, "five", ("resnet14",) * 3)  # tiny networks have no blocks to repeat
+    args.memory = (("five", 32, 32), ("five", 32, 128))
     small, small_remat, large, large_remat = bench.memory(args)
     assert [row["remat"] for row in (small, small_remat, large, large_remat)] == [False, True, False, True]
-    # So small a network has little to gain by repeating its blocks.
-    pairs = ((small, large, 1.5), (small_remat, large_remat, 1.5), (small_remat, small, 1.0), (large_remat, large, 1.0))
-    for one, other, times in pairs:
-        assert other["GiB besides, compiler"] > times * one["GiB besides, compiler"]
+    for one, other in ((small, large), (small_remat, large_remat), (small_remat, small), (large_remat, large)):
+        assert other["GiB besides, compiler"] > 1.5 * one["GiB besides, compiler"]
     assert large["GiB besides, measured"] == pytest.approx(large["GiB besides, compiler"], rel=0.5)
