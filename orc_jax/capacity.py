@@ -23,8 +23,8 @@ WORTH_COMPILING = 200_000 * 32 * 32
 # What the backward pass needs of a forward pass, over all arrays of one in evaluation mode. Of ResNets, wide ResNets,
 # VGGs and DenseNets in float32 0.85 to 1.02; less with depthwise convolutions, or fewer and larger layers in bfloat16.
 KEPT = {"float32": 0.95, "bfloat16": 0.65}
-# Replicas in one program, unless a person says how many. By the model of docs/performance.md each of five ResNet-20s
-# takes 0.62 of the time of one alone on an H100, each of ten 0.58, and the program of ten compiles twice as long.
+# Replicas in one program, unless a person says how many. On an H200 each of five ResNet-20s takes 0.49 of the time of
+# one alone; by the model of docs/performance.md ten save little more, and their program compiles twice as long.
 MOST = 5
 SHARE = 0.8  # of the memory that is free: what a program takes is an estimate
 MEMORY = Path("/proc/meminfo")

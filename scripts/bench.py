@@ -15,6 +15,7 @@ stack      one member, and a stack of five, of `--network`, that learn from the 
 batches    the pool `five` at batches of 32 ... 512
 devices    the pool `five`, one global batch, on 1, 2, 4 and 8 devices (on CPU virtual ones, which share the cores)
 steps      one step per call, and ten in a `lax.scan`
+replicas   one run, and five in one program, of `OF_REPLICAS`
 memory     what a step takes besides its arguments, as the compiler says and as measured, with and without
            `config.remat`, by pool and batch
 """
@@ -214,6 +215,15 @@ def steps(args: argparse.Namespace) -> list[dict]:
     return scaling("steps per call", programs, lambda n: n, args.repeats)
 
 
+def replicas(args: argparse.Namespace) -> list[dict]:
+    rows = []
+    for pool, method in OF_REPLICAS.items():
+        programs = {n: prepare(POOLS[pool], args.batch, method=method, replicas=n) for n in (1, 5)}
+        title = {"pool": pool, "method": method}
+        rows += [title | row for row in scaling("replicas", programs, lambda n: n, args.repeats)]
+    return rows
+
+
 def memory(args: argparse.Namespace) -> list[dict]:
     rows = []
     for pool, size, batch in args.memory:
@@ -269,8 +279,10 @@ PARTS = {
     "batches": batches,
     "devices": devices,
     "steps": steps,
+    "replicas": replicas,
     "memory": memory,
 }
+OF_REPLICAS = {"one": "independent", "pair": "kd", "five": "orc"}  # pools, and how each is trained
 MEMORY = (  # pool, pixels, batch
     *(("five", 32, batch) for batch in (32, 128, 512)),
     *(("default", 32, batch) for batch in (32, 128)),

@@ -8,8 +8,9 @@ independent trains the target student alone; switokd and the offline methods the
 one and cl_ilr, whose peers are of one architecture, as many copies of the target student. A method of one's own,
 `my_module:my_method`, has that of the config, and config.method_options.
 
-Instead of methods, the values of fields, --sweep orc.beta=0.3,0.9, with one teacher for all; or published rows, each
-with the recipe of its paper, --rows kd/resnet56/resnet20, and the figure that was published beside ours.
+Instead of methods, the values of fields, --sweep orc.beta=0.3,0.9, with one teacher for all; or the method of the
+config and what becomes of it with one thing changed, --ablate orc.role_change=False; or published rows, each with the
+recipe of its paper, --rows kd/resnet56/resnet20, and the figure that was published beside ours.
 
 On a GPU or TPU several runs that one program can train are trained at once, where that pays and fits; --config.replicas
 says how many, and 1 that they go one by one (docs/usage.md#replicas).
@@ -41,6 +42,13 @@ SWEEP = flags.DEFINE_multi_string(
     "Instead of methods: values of a field, field=value,value; once for each field, and all combinations are trained.",
     flag_values=FLAGS,
 )
+ABLATE = flags.DEFINE_multi_string(
+    "ablate",
+    [],
+    "Instead of methods: that of the config, and it with each value of a field by itself, field=value; once for each "
+    "field. The others are measured by the first.",
+    flag_values=FLAGS,
+)
 ROWS = flags.DEFINE_list(
     "rows",
     None,
@@ -66,15 +74,18 @@ def main() -> None:
         given = flagging.parse(sys.argv, FLAGS, __doc__)
         if OUT.value and WORKDIR.value:
             raise UserError(f"--out={OUT.value} and --workdir={WORKDIR.value}: give --out alone")
-        if (METHODS.value is not None) + bool(SWEEP.value) + (ROWS.value is not None) > 1:
-            raise UserError("--methods, --sweep, --rows: give one of them; accepted is another command for each")
+        lists = (METHODS.value is not None, SWEEP.value, ABLATE.value, ROWS.value is not None)
+        if sum(map(bool, lists)) > 1:
+            raise UserError(
+                "--methods, --sweep, --ablate, --rows: give one of them; accepted is another command for each"
+            )
         # Imported late, so that --help and mistakes in the flags are answered at once.
         from orc_jax.compare import variants
         from orc_jax.compare.comparison import ALONE, compare
         from orc_jax.published import ROWS as published
 
     with commands.understood():
-        kind = "sweep" if SWEEP.value else "rows" if ROWS.value else "compare"
+        kind = "sweep" if SWEEP.value else "ablate" if ABLATE.value else "rows" if ROWS.value else "compare"
         default = f"runs/{kind}" + ("" if ROWS.value else f"_{given.config.dataset}")
         folder = places.workdir("--out", OUT.value or WORKDIR.value or default)
         commands.keep_programs(CACHE.value)  # seeds of one method have one program
@@ -86,8 +97,9 @@ def main() -> None:
             return
         for line in (f"config: {given.base}", *given.adapted):
             warner(console)(line)
-        if SWEEP.value:
-            swept = variants.of_sweep(given.config, SWEEP.value)
+        if SWEEP.value or ABLATE.value:
+            of = variants.of_sweep if SWEEP.value else variants.of_ablation
+            swept = of(given.config, SWEEP.value or ABLATE.value)
             compare(given.config, swept, SEEDS.value, folder, console, baseline=swept[0].name)
             return
         chosen = variants.of_methods(given.config, METHODS.value or variants.BY_DEFAULT)

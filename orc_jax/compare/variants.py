@@ -91,6 +91,25 @@ def of_sweep(config: ConfigDict, sweeps: Sequence[str]) -> list[Variant]:
     return list({variant.name: variant for variant in variants}.values())
 
 
+def of_ablation(config: ConfigDict, changes: Sequence[str]) -> list[Variant]:
+    """The config by the name of its method, and with each value of some fields, `field=value,value`, by itself.
+
+    Raises:
+        UserError: as `of_sweep`.
+    """
+    fields, chosen = flat(config.to_dict()), []
+    for change in changes:
+        before = [name for name, _, _ in chosen]
+        name, values = field_and_values("--ablate", change, fields, "field=value", before)
+        chosen += [(name, text, value_of("--ablate", name, text, fields[name])) for text in split(values)]
+    names = tuple(dict.fromkeys(name for name, _, _ in chosen))
+    variants = [Variant(config.method, config, swept=names)]
+    for name, text, value in chosen:
+        changed = with_values(config, {name: value})
+        variants.append(Variant(f"{name}={text}", changed, shares_teacher([name]), names))
+    return list({variant.name: variant for variant in variants}.values())
+
+
 def field_and_values(
     flag: str, text: str, fields: Mapping[str, Any], accepted: str, before: Collection[str]
 ) -> tuple[str, str]:

@@ -19,7 +19,11 @@ def command(module, *arguments):
     [
         ("scripts.compare", ["--mode=evaluate"], "--mode is for one run; a comparison trains many"),
         ("orc_jax.compare", ["orc,kd"], "not understood: orc,kd. Overrides are written"),
-        ("orc_jax.compare", ["--rows=kd/", "--sweep=orc.beta=0.1"], "--methods, --sweep, --rows: give one of them"),
+        (
+            "orc_jax.compare",
+            ["--rows=kd/", "--sweep=orc.beta=0.1"],
+            "--methods, --sweep, --ablate, --rows: give one of them",
+        ),
         (
             "orc_jax.compare",
             ["--rows=kd/resnet57", "--out=nowhere"],
@@ -29,6 +33,11 @@ def command(module, *arguments):
             "orc_jax.compare",
             ["--sweep=orc.bta=1", "--out=nowhere"],
             "--sweep: field='orc.bta' is not known. Did you mean",
+        ),
+        (
+            "orc_jax.compare",
+            ["--ablate=orc.role_change=False", "--ablate=orc.beta=high", "--out=nowhere"],
+            "--ablate: config.orc.beta=high: must be like 0.5",
         ),
         ("orc_jax.compare", ["--out=nowhere", "--workdir=docs"], "--out=nowhere and --workdir=docs: give --out alone"),
     ],

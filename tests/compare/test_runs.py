@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from orc_jax.compare import runs
-from orc_jax.compare.variants import BY_DEFAULT, of_methods, of_rows, of_sweep, split
+from orc_jax.compare.variants import BY_DEFAULT, of_ablation, of_methods, of_rows, of_sweep, split
 from orc_jax.config import resolve
 from orc_jax.errors import UserError
 from orc_jax.methods import METHODS, OFFLINE, ONLINE
@@ -144,6 +144,25 @@ def test_a_sweep_of_what_makes_another_teacher(short, tmp_path):
     assert [one.run.config.pretrain_epochs for one in plans] == [1, 2]
     k = of_sweep(short, ["num_temporary_teachers=1"])[0].config
     assert k.num_temporary_teachers == k.orc.num_temporary_teachers == 1
+
+
+def test_an_ablation_changes_one_thing_at_a_time(short, tmp_path):
+    """The method as the config has it comes first, and has the folder that it has in a comparison of methods."""
+    ablation = of_ablation(short, ["orc.role_change=False", "orc.beta=0.5,1"])
+    assert [variant.name for variant in ablation] == ["orc", "orc.role_change=False", "orc.beta=0.5", "orc.beta=1"]
+    assert [(v.config.orc.role_change, v.config.orc.beta) for v in ablation] == [
+        (True, 0.5),
+        (False, 0.5),
+        (True, 0.5),
+        (True, 1.0),
+    ]
+    plans = runs.plan(short, ablation, 1, tmp_path)
+    assert plans[0].folder == runs.plan(short, of_methods(short, ["orc"]), 1, tmp_path)[0].folder
+    assert {one.run.values for one in plans} == {("orc.beta",)}  # one program for the three that have it
+    with pytest.raises(UserError, match=r"--ablate=orc.beta=1: config.orc.beta is given twice"):
+        of_ablation(short, ["orc.beta=0.5", "orc.beta=1"])
+    with pytest.raises(UserError, match=r"--ablate=orc.beta: accepted is field=value of any field but seed"):
+        of_ablation(short, ["orc.beta"])
 
 
 @pytest.mark.parametrize(

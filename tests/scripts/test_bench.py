@@ -47,6 +47,12 @@ def test_scaling(args, monkeypatch):
         return prepare(["tiny_a"] * len(names), *rest, **more | {"method": "independent"})
 
     monkeypatch.setattr(bench, "prepare", small)
+    monkeypatch.setattr(bench, "OF_REPLICAS", {"five": "orc"})
+    by_replicas = bench.replicas(args)
+    assert [(row["method"], row["replicas"]) for row in by_replicas] == [("orc", 1), ("orc", 5)]
+    assert by_replicas[1]["of proportional"] == pytest.approx(
+        by_replicas[1]["seconds"] / (5 * by_replicas[0]["seconds"])
+    )
     by_steps, by_devices, by_size = bench.steps(args), bench.devices(args), bench.sizes(args)
     assert [row["steps per call"] for row in by_steps] == [1, 10]
     assert [row["devices"] for row in by_devices] == [1, 2, 4]
