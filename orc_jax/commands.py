@@ -103,8 +103,12 @@ def reported(workdir: Path | None = None, *, several: bool = False) -> Iterator[
         workdir: of the run, for messages.
         several: this is one of several processes, which wait for each other.
     """
-    from orc_jax.workdir.checkpoint import without_stragglers  # imported late, so that --help is answered at once
+    import jax  # imported late, so that --help is answered at once
 
+    from orc_jax.workdir.checkpoint import without_stragglers
+
+    if jax.config.values["jax_disable_jit"]:
+        fail(f"JAX_DISABLE_JIT={os.environ.get('JAX_DISABLE_JIT', '')}: what runs is compiled; accepted is 0, or none")
     interrupted = "interrupted" + ("; the same command goes on from the last checkpoint" if workdir else "")
     goes_on = ". The checkpoints there are kept; the same command goes on" if workdir else ""
     try:

@@ -1,12 +1,14 @@
 """Evaluation of a whole pool in one program, during training and from a checkpoint."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from orc_jax import display, hosts, parallel, terminal
@@ -155,11 +157,23 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
         console.print(display.evaluation_table(result | {"split": name} | other, which))
     result |= {"others": others} if others else {}
     if hosts.is_main():
-        path = workdir / f"evaluation_{trained.step}.json"
+        path = workdir / f"evaluation_{trained.step}{_other_than(there.fields, config)}.json"
         with writing(f"--workdir={workdir}: the result"):
             path.write_text(json.dumps(result, indent=2) + "\n")
         console.print(f"written to {path}", soft_wrap=True)
     return result
+
+
+def _other_than(own: ConfigDict, config: ConfigDict) -> str:
+    """For the name of a file: what an evaluation is of, where that is not what a run's `own` are of."""
+    parts = []
+    if config.dataset != own.dataset:
+        parts.append(config.dataset)
+    if eval_splits(config) != eval_splits(own) or parts:
+        parts += eval_splits(config)
+    if config.eval_ema != own.eval_ema:
+        parts.append("averages" if config.eval_ema else "members")
+    return "".join("_" + re.sub(r"[^\w.=-]+", ".", part.replace(":", "-")).strip(".") for part in parts)
 
 
 def heads(run: Run) -> dict[str, dict[str, Params]]:

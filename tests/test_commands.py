@@ -41,6 +41,13 @@ def test_one_message(error, status, text, capsys):
     assert left.value.code == status and printed.startswith(text) and printed.count("\n") == 1
 
 
+def test_nothing_runs_that_is_not_compiled(monkeypatch, capsys):
+    monkeypatch.setenv("JAX_DISABLE_JIT", "1")
+    with jax.disable_jit(), pytest.raises(SystemExit) as left, commands.reported():
+        pytest.fail("ran")
+    assert left.value.code == 2 and capsys.readouterr().err.startswith("orc_jax: JAX_DISABLE_JIT=1: what runs is")
+
+
 @pytest.mark.parametrize("source", ["gc.callbacks.append(interrupted)", "weakref.finalize(Thing(), interrupted)"])
 def test_ctrl_c_while_a_callback_runs(source):
     """Python reports such an error and goes on; JAX has callbacks of the garbage collector, for instance."""

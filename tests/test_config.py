@@ -72,6 +72,7 @@ def change(config, fields):
         ({"color_jitter": (-0.4, 0.4, 0.4, 0.1)}, r"config.color_jitter=.*of 0 or more"),
         ({"cutout": -1}, "config.cutout=-1: must be at least 0"),
         ({"cutout": 9}, "config.cutout=9: must be at most 8: images of toy are 8x8"),
+        ({"crop_padding": 8}, "config.crop_padding=8: must be less than 8, so that every crop has some of the image"),
         ({"random_erasing": 1.5}, "config.random_erasing=1.5: must be between 0 and 1"),
         ({"mixup": -0.1}, "config.mixup=-0.1: must be from 0 to 100"),
         ({"cutmix": 101.0}, "config.cutmix=101.0: must be from 0 to 100"),

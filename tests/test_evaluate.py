@@ -31,6 +31,11 @@ def test_evaluation_restores_what_training_saved(finished, config, console, tmp_
     monkeypatch.setattr(sets, "load", lambda *_, **__: other)
     evaluate(config, workdir, "latest", console)
     assert json.loads((workdir / "evaluation_11.json").read_text()) == result
+    # Of another split there is another file.
+    config.eval_split = "test[:20]"
+    evaluate(config, workdir, "latest", console)
+    assert json.loads((workdir / "evaluation_11.json").read_text()) == result
+    assert json.loads((workdir / "evaluation_11_test.-20.json").read_text())["split"] == "test[:20]"
     with pytest.raises(UserError, match=r"--checkpoint='7'.*Accepted: latest, best, or one of \[5, 11\]"):
         evaluate(config, workdir, "7", console)
 

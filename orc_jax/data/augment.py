@@ -65,6 +65,8 @@ def check_images(config: ConfigDict, dataset: Dataset) -> None:
     least = min(height, width)
     fits = f"at most {least}: images of {dataset.name} are {height}x{width}"
     require("config.cutout", config.cutout, config.cutout <= least, fits)
+    some = f"less than {least}, so that every crop has some of the image: those of {dataset.name} are {height}x{width}"
+    require("config.crop_padding", config.crop_padding, config.crop_padding < least, some)
 
 
 def check_method(config: ConfigDict, decided: str | None) -> None:

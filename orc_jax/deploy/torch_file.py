@@ -8,7 +8,7 @@ import collections
 import math
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -45,8 +45,11 @@ def read_state_dicts(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """
     try:
         if is_safetensors(path):
+            from safetensors import safe_open
             from safetensors.flax import load_file
 
+            with safe_open(path, "numpy") as file:
+                _refuse(name for name in file.keys() if file.get_slice(name).get_dtype()[:2] in ("F4", "F6", "F8"))  # noqa: SIM118
             return {"": {name: np.asarray(value) for name, value in load_file(path).items()}}
         if kind := foreign(path):
             raise ValueError(f"it is {kind}")
@@ -82,9 +85,19 @@ def _state_dicts(value: Any, place: str, seen: set[int], modules: list[str]) -> 
     if isinstance(value, dict):
         own = {str(name): item for name, item in value.items() if isinstance(item, np.ndarray)}
         if own:
+            _refuse(str(name) for name, item in value.items() if _name(item).startswith("torch._utils._rebuild_"))
             yield place, own
     for name, item in items:
         yield from _state_dicts(item, f"{place}.{name}" if place else str(name), seen, modules)
+
+
+def _refuse(tensors: Iterable[str]) -> None:
+    """Raises for the names of tensors that are no plain arrays, beside others that are."""
+    for name in tensors:
+        raise ValueError(
+            f"it is of tensors that are sparse, quantised or of 8 bits, such as {name}: save it in full "
+            "(to_dense(), dequantize(), float())"
+        )
 
 
 def _has_numpy(checkpoint: Any) -> bool:

@@ -93,6 +93,21 @@ def test_the_name_of_a_file_does_not_matter(tmp_path, name):
     np.testing.assert_array_equal(read_state_dicts(tmp_path / name)[""]["a.b"], [0, 1, 2])
 
 
+def test_tensors_that_are_no_plain_arrays_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    weights = network_of("resnet8", 10).state_dict()
+    text = r"it is of tensors that are sparse, .*, such as conv1.weight: save it in full"
+    eighths = weights["conv1.weight"].to(torch.float8_e4m3fn)
+    for other in (weights["conv1.weight"].to_sparse(), eighths):
+        torch.save({"model": weights | {"conv1.weight": other}}, tmp_path / "net.pth")
+        with pytest.raises(UserError, match=text):
+            read_state_dicts(tmp_path / "net.pth")
+    save_file(weights | {"conv1.weight": eighths}, tmp_path / "net.safetensors")
+    with pytest.raises(UserError, match=text):
+        read_state_dicts(tmp_path / "net.safetensors")
+
+
 def test_whole_modules_and_numpy_arrays_are_refused_with_their_reason(tmp_path):
     network = network_of("resnet8", 10)
     contents = (network, {"model": network, "epoch": 3}, [network])
