@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 
 from tests import flags
 
@@ -23,6 +24,7 @@ from orc_jax.testing import small_config, toy_dataset
 from tests import helpers
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which a run under nohup ignores, and the runs that tests start with it
 
 
 class TinyNet(nnx.Module):

@@ -200,3 +200,48 @@ def test_networks_of_ones_own_that_are_not_as_they_have_to_be():
     tiny = TINY["tiny_a"]
     with pytest.raises(UserError, match=r"mine:Net must return \(logits \[batch, 3\] of float32, features"):
         make_spec(["mine:Net"], {"mine:Net": lambda num_classes, **given: tiny(4, **given)}, **shape)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "MobileNetV2"])
+def test_what_the_pass_of_a_stack_keeps_by_platform(name, monkeypatch):
+    """On a TPU the results of convolutions, products and sums, whose gradients are those of a pass that keeps all."""
+    shape = (32, 32, 3)
+    networks = []
+    for kept in (pools.KEPT, {}):
+        monkeypatch.setattr(pools, "KEPT", kept)
+        spec = make_spec((name, name), num_classes=10, image_shape=shape, platform="tpu")
+        networks.append(spec.stacks[0].network)
+
+    def passed(network, params, batch_stats, images):
+        return jax.vjp(lambda params: network.train(params, batch_stats, images)[0][0], params)
+
+    shapes = jax.eval_shape(networks[0].init, jax.random.key(0))
+    images = jnp.zeros((4, *shape))
+    sizes = []
+    for network in networks:
+        _, pullback = jax.eval_shape(lambda *args, network=network: passed(network, *args), *shapes, images)
+        sizes.append(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pullback)))
+    weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes[0]))
+    assert sizes[0] - weights < 0.5 * (sizes[1] - weights)
+    if name != "resnet8":
+        return  # which takes less long to compile
+    params, batch_stats = networks[0].init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), images.shape)
+
+    @jax.jit
+    def gradients(*args):
+        results = [passed(network, *args) for network in networks]
+        return [pullback(logits) for logits, pullback in results]
+
+    found, expected = gradients(params, batch_stats, images)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(abs(b).max())), found, expected
+    )
+
+
+def test_what_keeps_all_on_every_platform(monkeypatch):
+    """Networks by themselves, and transformers."""
+    monkeypatch.setattr(jax, "checkpoint", lambda *_, **__: pytest.fail("keeps less"))
+    for names in (("resnet8", "resnet14"), ("deit_tiny_patch4_32",) * 2):
+        make_spec(names, num_classes=10, image_shape=(32, 32, 3), platform="tpu")
+    make_spec(("resnet8",) * 2, num_classes=10, image_shape=(32, 32, 3), platform="gpu")

@@ -73,5 +73,6 @@ def test_collectives_on_eight_gpus():
 
 
 def test_a_stack_on_a_tpu():
+    """Five ResNet-20s take 1.26 of the cycles of the floor; they would take 1.56 if all of a pass were kept."""
     rows = report("v5e", COPIES, "--batch", "128", "--dtype", "bfloat16")
-    assert rows["ratio"]["model"] < 2.0
+    assert rows["ratio"]["model"] < 1.3  # 1.07
