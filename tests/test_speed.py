@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from orc_jax import parallel
+from orc_jax import parallel, pool
 from orc_jax.config import resolve
 from orc_jax.cost import flops, total
 from orc_jax.data import feed
+from orc_jax.models import conv
 from orc_jax.pool import Pool
 from orc_jax.run import abstract_state, build
 from orc_jax.step import make_train_step
@@ -122,6 +123,20 @@ def test_repeated_forward_passes_take_less_memory_and_change_nothing(toy, config
         sizes.append(large.train_step.compile(*args).memory_analysis().temp_size_in_bytes)
     assert_close(*ends)
     assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_an_iteration_is_the_same_where_less_is_kept(toy, config, monkeypatch):
+    """The networks as a TPU has them, run here, in an iteration with rows that learn alone: up to rounding."""
+    monkeypatch.setitem(conv.WAYS, "cpu", conv.WAYS["tpu"])
+    ends = []
+    for kept in ({}, {"cpu": pool.KEPT["tpu"]}):
+        monkeypatch.setattr(pool, "KEPT", kept)
+        stepper = Stepper(build_run(config, toy))
+        state = stepper.init()
+        for indices in batches(2, 16, 90):
+            state = stepper(state, indices)
+        ends.append(state.stacks)
+    assert_close(*ends)
 
 
 def branches(config, dataset):
