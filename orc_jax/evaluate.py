@@ -157,7 +157,8 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
         console.print(display.evaluation_table(result | {"split": name} | other, which))
     result |= {"others": others} if others else {}
     if hosts.is_main():
-        path = workdir / f"evaluation_{trained.step}{_other_than(there.fields, config)}.json"
+        also = "" if there.imported else _other_than(there.fields, config)
+        path = workdir / f"evaluation_{trained.step}{also}.json"
         with writing(f"--workdir={workdir}: the result"):
             path.write_text(json.dumps(result, indent=2) + "\n")
         console.print(f"written to {path}", soft_wrap=True)

@@ -84,7 +84,7 @@ def test_they_are_evaluated_and_taken_by_choice(run, workdir, toy, console, tmp_
     for eval_ema, expected in zip((True, False), results, strict=True):
         run.eval_ema = eval_ema
         evaluate(run, tmp_path / "run", "latest", console)
-        (written,) = (tmp_path / "run").glob("evaluation_*.json")
+        (written,) = (tmp_path / "run").glob("evaluation_*[0-9].json" if eval_ema else "evaluation_*_members.json")
         assert json.loads(written.read_text())["target_student"]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
