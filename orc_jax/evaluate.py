@@ -1,7 +1,6 @@
 """Evaluation of a whole pool in one program, during training and from a checkpoint."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from orc_jax import display, hosts, parallel, terminal
+from orc_jax import display, hosts, parallel, places, terminal
 from orc_jax.config import Resolved
 from orc_jax.data import feed, sets
 from orc_jax.data.splits import eval_splits
@@ -174,7 +173,7 @@ def _other_than(own: ConfigDict, config: ConfigDict) -> str:
         parts += eval_splits(config)
     if config.eval_ema != own.eval_ema:
         parts.append("averages" if config.eval_ema else "members")
-    return "".join("_" + re.sub(r"[^\w.=-]+", ".", part.replace(":", "-")).strip(".") for part in parts)
+    return "".join("_" + places.plain(part.replace(":", "-")).strip(".") for part in parts)
 
 
 def heads(run: Run) -> dict[str, dict[str, Params]]:

@@ -33,6 +33,11 @@ def place(field: str, given: str | Path) -> Path:
     return path
 
 
+def plain(text: str) -> str:
+    """What `text` is called as part of the name of a file: a dot for all that such names should not have."""
+    return re.sub(r"[^\w.=-]+", ".", text)
+
+
 def workdir(field: str, given: str | Path) -> Path:
     """The same for a folder that checkpoints are written to: its name has to be text, without backslashes.
 

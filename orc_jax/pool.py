@@ -214,7 +214,7 @@ def names_of(architectures: Sequence[str], members: Sequence[int] | None = None)
 # stacks of networks with batch normalisation: for a TPU v5e, which none was run on, an iteration of five ResNet-20s at
 # batch 128 takes 0.8 of the cycles so, half of the bytes and of the memory, by its compiler's estimate. A ResNet-20 by
 # itself would take a tenth more cycles, and a stack of transformers a fifth; for an H100 it is more launches and bytes.
-KEPT = {"tpu": frozenset({"conv_general_dilated", "dot_general", "reduce_sum", "psum", "random_bits", "name"})}
+SAVED = {"tpu": frozenset({"conv_general_dilated", "dot_general", "reduce_sum", "psum", "random_bits", "name"})}
 
 
 def make_spec(
@@ -266,8 +266,8 @@ def make_spec(
             network = network._replace(train=_averaging_statistics(network.train, axis_name))
         if remat:
             network = network._replace(train=jax.checkpoint(network.train))
-        elif platform in KEPT and len(rows) > 1 and weight_shapes(network)[1]:
-            policy = functools.partial(_is_kept, KEPT[platform])
+        elif platform in SAVED and len(rows) > 1 and weight_shapes(network)[1]:
+            policy = functools.partial(_is_kept, SAVED[platform])
             network = network._replace(train=jax.checkpoint(network.train, policy=policy))
         stacks.append(Stack(name, network, rows))
     return PoolSpec(tuple(architectures), numbers, tuple(stacks))

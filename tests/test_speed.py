@@ -129,8 +129,8 @@ def test_an_iteration_is_the_same_where_less_is_kept(toy, config, monkeypatch):
     """The networks as a TPU has them, run here, in an iteration with rows that learn alone: up to rounding."""
     monkeypatch.setitem(conv.WAYS, "cpu", conv.WAYS["tpu"])
     ends = []
-    for kept in ({}, {"cpu": pool.KEPT["tpu"]}):
-        monkeypatch.setattr(pool, "KEPT", kept)
+    for kept in ({}, {"cpu": pool.SAVED["tpu"]}):
+        monkeypatch.setattr(pool, "SAVED", kept)
         stepper = Stepper(build_run(config, toy))
         state = stepper.init()
         for indices in batches(2, 16, 90):

@@ -1,7 +1,6 @@
 """The runs of a comparison: which there are, what they share, what they come to and what they cost."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from orc_jax import capacity, pretrained, transfer
+from orc_jax import capacity, places, pretrained, transfer
 from orc_jax.config import Resolved, flat, resolve
 from orc_jax.data.batches import seed_of
 from orc_jax.data.splits import eval_splits
@@ -81,7 +80,7 @@ def plan(config: ConfigDict, variants: Sequence[Variant], seeds: int, out: Path)
 
 def run_folder(out: Path, name: str, seed: int) -> Path:
     """Where the run of a variant and a seed is kept."""
-    return out / re.sub(r"[^\w.=-]+", ".", name) / f"seed_{seed}"
+    return out / places.plain(name) / f"seed_{seed}"
 
 
 def variant_run(config: ConfigDict, variant: Variant, i: int, out: Path) -> Planned:

@@ -78,11 +78,7 @@ def of_sweep(config: ConfigDict, sweeps: Sequence[str]) -> list[Variant]:
     Raises:
         UserError: for a field that there is not, or a value that does not fit it.
     """
-    fields, choices = flat(config.to_dict()), []
-    for sweep in sweeps:
-        name, values = field_and_values("--sweep", sweep, fields, "field=value,value", [other for other, _ in choices])
-        choices.append((name, [(text, value_of("--sweep", name, text, fields[name])) for text in split(values)]))
-    variants = []
+    choices, variants = _choices("--sweep", config, sweeps, "field=value,value"), []
     for chosen in itertools.product(*(values for _, values in choices)):
         names = [name for name, _ in choices]
         changed = with_values(config, {name: value for name, (_, value) in zip(names, chosen, strict=True)})
@@ -97,17 +93,25 @@ def of_ablation(config: ConfigDict, changes: Sequence[str]) -> list[Variant]:
     Raises:
         UserError: as `of_sweep`.
     """
-    fields, chosen = flat(config.to_dict()), []
-    for change in changes:
-        before = [name for name, _, _ in chosen]
-        name, values = field_and_values("--ablate", change, fields, "field=value", before)
-        chosen += [(name, text, value_of("--ablate", name, text, fields[name])) for text in split(values)]
-    names = tuple(dict.fromkeys(name for name, _, _ in chosen))
+    choices = _choices("--ablate", config, changes, "field=value")
+    names = tuple(name for name, _ in choices)
     variants = [Variant(config.method, config, swept=names)]
-    for name, text, value in chosen:
-        changed = with_values(config, {name: value})
-        variants.append(Variant(f"{name}={text}", changed, shares_teacher([name]), names))
+    for name, values in choices:
+        for text, value in values:
+            changed = with_values(config, {name: value})
+            variants.append(Variant(f"{name}={text}", changed, shares_teacher([name]), names))
     return list({variant.name: variant for variant in variants}.values())
+
+
+def _choices(
+    flag: str, config: ConfigDict, texts: Sequence[str], accepted: str
+) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """Fields, each with its values as they are written and as they are."""
+    fields, choices = flat(config.to_dict()), []
+    for text in texts:
+        name, values = field_and_values(flag, text, fields, accepted, [other for other, _ in choices])
+        choices.append((name, [(value, value_of(flag, name, value, fields[name])) for value in split(values)]))
+    return choices
 
 
 def field_and_values(

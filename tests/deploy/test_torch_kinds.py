@@ -106,6 +106,10 @@ def test_tensors_that_are_no_plain_arrays_are_refused(tmp_path):
     save_file(weights | {"conv1.weight": eighths}, tmp_path / "net.safetensors")
     with pytest.raises(UserError, match=text):
         read_state_dicts(tmp_path / "net.safetensors")
+    for plain in (torch.float64, torch.float16, torch.bfloat16):
+        save_file({name: value.to(plain) for name, value in weights.items()}, tmp_path / "net.safetensors")
+        found = read_state_dicts(tmp_path / "net.safetensors")[""]["conv1.weight"]
+        np.testing.assert_allclose(np.float32(found), weights["conv1.weight"].numpy(), atol=1e-2)
 
 
 def test_whole_modules_and_numpy_arrays_are_refused_with_their_reason(tmp_path):
