@@ -231,7 +231,7 @@ def test_what_the_pass_of_a_stack_keeps_by_platform(name, monkeypatch):
 
     @jax.jit
     def gradients(*args):
-        results = [passed(network, *args) for network in networks]
+        results = [passed(network, *args) for network in (networks[0], networks[2])]
         return [pullback(logits) for logits, pullback in results]
 
     found, expected = gradients(params, batch_stats, images)
