@@ -167,8 +167,9 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
 def _other_than(own: ConfigDict, config: ConfigDict) -> str:
     """For the name of a file: what an evaluation is of, where that is not what a run's `own` are of."""
     parts = []
-    if config.dataset != own.dataset:
-        parts.append(config.dataset)
+    here, there = (Path(of.data_dir).expanduser().absolute() for of in (config, own))
+    if config.dataset in sets.FILES and here != there:
+        parts.append(here.name)
     if eval_splits(config) != eval_splits(own) or parts:
         parts += eval_splits(config)
     if config.eval_ema != own.eval_ema:

@@ -40,6 +40,22 @@ def test_evaluation_restores_what_training_saved(finished, config, console, tmp_
         evaluate(config, workdir, "7", console)
 
 
+def test_an_evaluation_of_other_files_leaves_that_of_the_runs_own(
+    finished, config, console, tmp_path, monkeypatch, toy
+):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    kept = json.loads((workdir / "config.json").read_text())
+    kept["config"] |= {"dataset": "npz", "data_dir": "some/photos.npz"}
+    (workdir / "config.json").write_text(json.dumps(kept))
+    config.dataset = "npz"
+    monkeypatch.setattr(sets, "load", lambda *_, **__: toy)
+    for place in ("some/photos.npz", "some/new photos.npz"):
+        config.data_dir = place
+        evaluate(config, workdir, "latest", console)
+    written = sorted(path.name for path in workdir.glob("evaluation_*.json"))
+    assert written == ["evaluation_11.json", "evaluation_11_new.photos.npz_test.json"]
+
+
 def test_missing_and_damaged_checkpoints(finished, config, console, tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         evaluate(config, tmp_path / "nowhere", "latest", console)

@@ -19,6 +19,7 @@ from orc_jax.plugins import Plugins
 
 SMALL = 96  # pixels up to which images that need not be made smaller are seen whole
 LOOKED_AT = 1000  # examples of a streamed set whose labels are looked at before training: a second or two
+FILES = ("folder", "npz")  # sets that config.data_dir alone tells; of others it is where they are prepared
 USUAL_CROPS = ((0.08, 1.0), 0.875)  # the defaults of stream.crop_area and stream.eval_crop
 # Published per-channel constants of images in [0, 1]. Of other sets in memory they are computed from the training
 # images; other sets that are streamed get ImageNet's.
