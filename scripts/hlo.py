@@ -143,14 +143,14 @@ def count(module: Module, bandwidth: float = math.inf, launch: float = 0.0) -> C
     totals: dict[str, Any] = collections.defaultdict(float)
     launches: collections.Counter[str] = collections.Counter()
     for instruction, times, moved in _work(module, module.entry):
-        kind = _kind(instruction)
-        if kind in ("conditional", "while"):
+        name = kind(instruction)
+        if name in ("conditional", "while"):
             totals["host_reads"] += times
             continue
-        launches[kind] += times
+        launches[name] += times
         totals["bytes"] += times * moved
         totals["seconds"] += times * max(moved / bandwidth, launch)
-        if kind.startswith(COLLECTIVES):
+        if name.startswith(COLLECTIVES):
             totals["collectives"] += times
             totals["collective_bytes"] += times * instruction.bytes
         totals["cycles"] += times * _cycles(instruction)
@@ -202,7 +202,7 @@ def _work(module: Module, name: str) -> Iterator[tuple[Instruction, int, float]]
             yield instruction, 1, _moved(module, instruction, shapes)
 
 
-def _kind(instruction: Instruction) -> str:
+def kind(instruction: Instruction) -> str:
     if instruction.op == "custom-call":
         match = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
         return f"custom-call {match[1]}" if match else "custom-call"

@@ -109,6 +109,7 @@ class Program(NamedTuple):
     arguments: float  # those of them that are arguments
     flops: float  # on one device
     bytes: float  # read and written there, each loop once
+    text: Callable[[], str]  # of the compiled program
 
 
 def prepare(
@@ -161,4 +162,5 @@ def prepare(
     arguments = memory.argument_size_in_bytes
     total = arguments + memory.output_size_in_bytes + memory.temp_size_in_bytes
     operations = flops(mapped.mapped, *args) / num_devices
-    return Program(lambda: compiled(*args), seconds, total, arguments, operations, analysis.get("bytes accessed", 0.0))
+    moved = analysis.get("bytes accessed", 0.0)
+    return Program(lambda: compiled(*args), seconds, total, arguments, operations, moved, compiled.as_text)
