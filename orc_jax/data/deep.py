@@ -15,6 +15,7 @@ FULL = (0, 65535)  # what 16 bits can hold
 LEAST = 2**14  # what 16 bits hold at the brightest, or they most likely hold fewer bits
 USUAL_BITS = (1, 8, 10, 12, 14, 16)
 SHORT = ("PNG", "PPM")  # formats whose integers Pillow may widen, but which have 16 bits
+UNSEEN = "AaX"  # bands that RGB drops: alpha, which is mostly white, would hide how dark the colours are
 WHITE_IS_ZERO = (262, 0)  # a tag of TIFF, which Pillow heeds for 8 bits alone
 
 Range = Sequence[float]  # (black, white), or empty for that of the mode
@@ -51,7 +52,8 @@ def values(image: Image.Image) -> Values | None:
     if found is None:
         return None
     if found == COLOURS:  # of which Pillow keeps the upper 8 bits
-        return Values(found, 0, float(np.asarray(image).max()) * 256 + 255)
+        colours = [band for name, band in zip(image.getbands(), image.split(), strict=True) if name not in UNSEEN]
+        return Values(found, 0, max(float(np.asarray(band).max()) for band in colours) * 256 + 255)
     pixels = _finite(image)
     return Values(found, float(pixels.min()), float(pixels.max()))
 

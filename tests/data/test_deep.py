@@ -100,14 +100,19 @@ def test_a_folder_of_them_is_refused_before_training_and_taken_with_the_range(tm
     assert len(lines) == 1 and "what is beyond config.stream.pixel_range=(10, 4000) is black or white" in lines[0]
 
 
-def test_colours_of_16_bits_are_known_as_such(tmp_path):
-    """As a PNG has them, which Pillow reads and cannot write."""
+@pytest.mark.parametrize(
+    ("colour_type", "pixel"),  # numbers of PNG
+    [(2, (4095, 0, 17)), (4, (4095, 65535)), (6, (0, 17, 4095, 65535))],
+    ids=["RGB", "LA", "RGBA"],
+)
+def test_colours_of_16_bits_are_known_as_such(colour_type, pixel, tmp_path):
+    """As a PNG has them, which Pillow reads and cannot write; how opaque they are tells nothing of them."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = b"".join(b"\0" + np.full((2, 3), 4095, ">u2").tobytes() for _ in range(2))
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
+    rows = (b"\0" + np.array(pixel * 2, ">u2").tobytes()) * 2
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, colour_type, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     (tmp_path / "x.png").write_bytes(data)
     seen = checks.look(str(tmp_path / "x.png"))
