@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from orc_jax.data import checks, deep, layout
 from orc_jax.data.checks import Seen
-from orc_jax.data.layout import Classes, first, plural
+from orc_jax.data.layout import Classes, Options, Warn, first, plural
 from orc_jax.errors import UserError
 
 
@@ -39,16 +39,6 @@ class Records:
         return os.path.join(os.fsencode(self.root), self.paths[i])
 
 
-class Options(NamedTuple):
-    """How the files of a folder are taken; fields of the config by the same names."""
-
-    label_file: str = ""
-    check: str = "quick"
-    skip_corrupt: bool = False
-    skip_other_files: bool = False
-    pixel_range: deep.Range = ()
-
-
 class Folder(NamedTuple):
     """A set in a folder."""
 
@@ -63,7 +53,7 @@ def load(
     train_split: str | None,
     eval_split: str,
     options: Options,
-    warn: Callable[[str], None],
+    warn: Warn,
     class_names: Sequence[str] = (),
 ) -> Folder:
     """The two splits, or with `train_split=None` the evaluation split alone, and the names of their classes.
@@ -74,20 +64,21 @@ def load(
     of their names and the same on every machine.
 
     Every file is looked at (see `checks.look`), so that a broken one is found now and not within the first epoch; with
-    `skip_corrupt` it is left out, of which `warn` is told, instead of refused.
+    `skip_corrupt` it is left out, of which `warn` is told, instead of refused. With `skip_other_files` so are files
+    that are no images, and folders that hold nothing else are no classes.
 
     Raises:
         UserError: if a folder is missing, lies elsewhere in this layout, is empty or belongs to no class; if a file
-            lies outside of the classes, or is broken and not to be left out; if values of over 8 bits lack a range.
+            lies outside of the classes, or is broken and not to be left out; if of a class to train on no image is
+            left; if values of over 8 bits lack a range.
     """
     fields = (
         {"eval_split": eval_split} if train_split is None else {"train_split": train_split, "eval_split": eval_split}
     )
-    others_too = options.skip_other_files or options.skip_corrupt
     try:
         names, splits = tuple(class_names), {}
         for field, split in fields.items():
-            splits[field] = layout.classes_of(root, field, split, options.label_file, names, others_too)
+            splits[field] = layout.classes_of(root, field, split, options, names, warn)
             found = in_order(splits[field])
             if field == "train_split" and set(found) != set(names):
                 names = ()
@@ -110,7 +101,8 @@ def load(
     sound, seen = {}, []
     for field, files in splits.items():
         records = _records(root, names, files)
-        sound[field], looks = _sound(records, f"config.{field}={fields[field]!r}", options, warn)
+        needed = names if field == "train_split" else ()
+        sound[field], looks = _sound(records, f"config.{field}={fields[field]!r}", needed, options, warn)
         seen += looks
     _check_values(seen, options.pixel_range, root, warn)
     largest = max(max(one.size) for one in seen)
@@ -146,37 +138,52 @@ def _records(root: str, names: tuple[str, ...], files: Classes) -> Records:
     return Records(root, np.array([path for name in files for path in files[name]]), labels)
 
 
-def _sound(records: Records, split: str, options: Options, warn: Callable[[str], None]) -> tuple[Records, list[Seen]]:
-    """The records without those whose files are broken or no images, if these are to be left out, and what was seen."""
+def _sound(
+    records: Records, split: str, needed: Sequence[str], options: Options, warn: Warn
+) -> tuple[Records, list[Seen]]:
+    """The records without those whose files are broken or no images, if these are to be left out, and what was seen.
+
+    Each of the `needed` classes must keep an image, and if there are none, the split.
+    """
     seen = checks.look_at_all(records, options.check)
     others = [i for i, one in enumerate(seen) if not one.is_image and not layout.looks_like_image(records.name(i))]
-    left_out = set(others) if options.skip_other_files else set()
+    left_out = others if options.skip_other_files else []
+    told = f"{split}: {plural(len(left_out), 'file')} that are no images: {_named(records, left_out)}"
     if left_out:
-        warn(f"{split}: {plural(len(left_out), 'file')} that are no images: {_named(records, left_out)}; left out")
-    defects = [i for i, one in enumerate(seen) if one.defect and i not in left_out]
+        warn(f"{told}; left out")
+    defects = sorted({i for i, one in enumerate(seen) if one.defect}.difference(left_out))
     if defects:
         listed = first([f"{records.name(i)} ({seen[i].defect})" for i in defects])
-        message = f"{split}: {len(defects)} of {plural(len(records), 'file')} cannot be used: {listed}"
-        if not options.skip_corrupt:
-            also = ", config.stream.skip_other_files=True those that are no images" if others else ""
-            raise UserError(f"{message}. config.stream.skip_corrupt=True would leave them out{also}")
-        left_out |= set(defects)
-        if len(left_out) == len(records):
-            raise UserError(f"{message}. No image is left")
-        warn(f"{message}; left out")
-    elif len(left_out) == len(records):
-        raise UserError(f"{split}: no image is left")
+        told = f"{split}: {len(defects)} of {plural(len(records), 'file')} cannot be used: {listed}"
     keep = np.ones(len(records), bool)
-    keep[list(left_out)] = False
-    kept = Records(records.root, records.paths[keep], records.labels[keep]) if left_out else records
+    keep[[*left_out, *defects]] = False
+    skippable = others and not left_out
+    if lack := _lack(records.labels[keep], needed):
+        hint = ". config.stream.skip_other_files=True would leave out what is no image" if skippable else ""
+        raise UserError(f"{told}. {lack}{hint}")
+    if defects and not options.skip_corrupt:
+        also = ", config.stream.skip_other_files=True those that are no images" if skippable else ""
+        raise UserError(f"{told}. config.stream.skip_corrupt=True would leave them out{also}")
+    if defects:
+        warn(f"{told}; left out")
+    kept = records if keep.all() else Records(records.root, records.paths[keep], records.labels[keep])
     return kept, [one for one, is_kept in zip(seen, keep, strict=True) if is_kept]
+
+
+def _lack(labels: np.ndarray, needed: Sequence[str]) -> str:
+    """What lacks images, where these are the labels of all that are left; nothing if all that is needed is there."""
+    counts = np.bincount(labels, minlength=len(needed))
+    lost = [name for name, count in zip(needed, counts, strict=False) if not count]
+    if lost:
+        return f"No image is left of {plural(len(lost), 'class', 'classes')}: {first(lost)}"
+    return "" if len(labels) else "No image is left"
 
 
 def _named(records: Records, rows: Iterable[int]) -> str:
     return first(records.name(i) for i in sorted(rows))
 
 
-def _check_values(seen: Sequence[Seen], given: deep.Range, root: str, warn: Callable[[str], None]) -> None:
+def _check_values(seen: Sequence[Seen], given: deep.Range, root: str, warn: Warn) -> None:
     """Refuses images of more than 8 bits whose black and white are not known; tells what is cut off."""
     for values in deep.united([one.values for one in seen if one.values is not None]):
         if objection := deep.objection(values, given):

@@ -9,14 +9,17 @@ import fnmatch
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
+from orc_jax.data import checks, deep
 from orc_jax.errors import UserError
 
 Classes = dict[str, list[bytes]]  # class -> paths of its files, relative to the root
+Warn = Callable[[str], None]
 
 BESIDE = (
     *(".*", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r", "*_boxes.txt", "val_annotations.txt"),
@@ -32,14 +35,26 @@ ACCEPTED = (
 SHOWN = 5  # names in a message
 
 
-def classes_of(root: str, field: str, split: str, label_file: str, known: Sequence[str], others_too: bool) -> Classes:
+class Options(NamedTuple):
+    """How the files of a folder are taken; fields of the config by the same names."""
+
+    label_file: str = ""
+    check: str = "quick"
+    skip_corrupt: bool = False
+    skip_other_files: bool = False
+    pixel_range: deep.Range = ()
+
+
+def classes_of(root: str, field: str, split: str, options: Options, known: Sequence[str], warn: Warn) -> Classes:
     """The files of every class of a split, relative to root; both sorted.
 
-    `field` is that of the split, for messages. `known` are the names of the classes, if they are known already. With
-    `others_too`, files beside the classes that are no images by their names are left out.
+    `field` is that of the split, for messages. `known` are the names of the classes, if they are known already. Files
+    beside the classes that are no images by their names are left out with `skip_other_files` or `skip_corrupt`, and
+    folders that hold nothing but other files with `skip_other_files`, of which `warn` is told.
 
     Raises:
-        UserError: if there is no such folder, it holds no image, or it is not known of which class an image is.
+        UserError: if there is no such folder, it holds no image, it is not known of which class an image is, or a link
+            beside the classes, which may have been one of them, leads nowhere.
     """
     if not root:
         raise UserError("config.data_dir='': must be the folder that holds <split>/<class>/<image files>")
@@ -55,10 +70,29 @@ def classes_of(root: str, field: str, split: str, label_file: str, known: Sequen
     path = os.path.join(os.fsencode(root), folder)
     folders, files = _entries(path)
     what = f"config.{field}={split!r}"
-    if labels := _label_file(os.fsdecode(path), folders, files, label_file):
+    if labels := _label_file(os.fsdecode(path), folders, files, options.label_file):
         return _flat(path, folder, labels, known, what)
-    strays = [name for name in files if looks_like_image(name) or not others_too]
-    if strays and not folders:
+    _look_beside(path, files, bool(folders), options, what, warn)
+    result = _files_of(path, folder, folders)
+    others = _without_images(root, result) if options.skip_other_files else []
+    if others:
+        where = f"{plural(len(others), 'folder')} of {os.fsdecode(path)} without an image"
+        warn(f"{what}: {where}: {first(others)}; left out")
+    result = {name: paths for name, paths in result.items() if name not in others}
+    if not any(result.values()):
+        raise UserError(f"{what}: {os.fsdecode(path)} has no image. The layout is <split>/<class>/<image files>")
+    return result
+
+
+def _look_beside(path: bytes, files: list[str], has_folders: bool, options: Options, what: str, warn: Warn) -> None:
+    """Refuses the files beside the folders of the classes, or tells of those that are left out."""
+    if lost := [name for name in files if not looks_like_image(name) and _leads_nowhere(path, name)]:
+        raise UserError(
+            f"{what}: {plural(len(lost), 'broken link')} in {os.fsdecode(path)}: {first(lost)}. A link there must lead "
+            "to the folder of a class"
+        )
+    strays = [name for name in files if looks_like_image(name) or not _others_too(options)]
+    if strays and not has_folders:
         raise UserError(
             f"{what}: {plural(len(strays), 'file')} in {os.fsdecode(path)} and no class folder: {first(strays)}. The "
             f"layout is <split>/<class>/<image files>; of other sets config.label_file names {ACCEPTED}"
@@ -66,24 +100,51 @@ def classes_of(root: str, field: str, split: str, label_file: str, known: Sequen
     if strays:
         skippable = not any(map(looks_like_image, strays))
         hint = ". config.stream.skip_other_files=True would leave out what is no image" if skippable else ""
-        raise UserError(
-            f"{what}: {plural(len(strays), 'file')} outside of the class folders of {os.fsdecode(path)}: "
-            f"{first(strays)}. The layout is <split>/<class>/<image files>{hint}"
-        )
-    result = {
-        name: sorted(file for one in same for file in _files(os.path.join(path, one), folder + b"/" + one))
+        raise UserError(f"{what}: {_outside(path, strays)}. The layout is <split>/<class>/<image files>{hint}")
+    if files:
+        warn(f"{what}: {_outside(path, files)}; left out")
+
+
+def _leads_nowhere(path: bytes, name: str) -> bool:
+    return not os.path.exists(os.path.join(path, os.fsencode(name)))
+
+
+def _others_too(options: Options) -> bool:
+    return options.skip_other_files or options.skip_corrupt
+
+
+def _outside(path: bytes, files: Sequence[str]) -> str:
+    return f"{plural(len(files), 'file')} outside of the class folders of {os.fsdecode(path)}: {first(files)}"
+
+
+def _files_of(path: bytes, prefix: bytes, folders: Mapping[str, Sequence[bytes]]) -> Classes:
+    """The files of the folders of a split, which lie in `path`, as prefix/..., sorted."""
+    return {
+        name: sorted(file for one in same for file in _files(os.path.join(path, one), prefix + b"/" + one))
         for name, same in folders.items()
     }
-    if not any(result.values()):
-        raise UserError(f"{what}: {os.fsdecode(path)} has no image. The layout is <split>/<class>/<image files>")
-    return result
 
 
-def class_folders(root: str, split: str) -> list[str]:
+def _without_images(root: str, classes: Classes) -> list[str]:
+    """The classes whose files, of which there are some, are no images, neither by name nor by content."""
+
+    def has_image(files: Sequence[bytes]) -> bool:
+        return any(looks_like_image(os.fsdecode(file)) for file in files) or any(
+            checks.look(os.path.join(os.fsencode(root), file)).is_image for file in files
+        )
+
+    return [name for name, files in classes.items() if files and not has_image(files)]
+
+
+def class_folders(root: str, split: str, skip_other_files: bool = False) -> list[str]:
     """The names of the class folders of a split, sorted; none if it is not there, or has no such folders."""
     path = os.path.join(root, split)
     folders = _entries(os.fsencode(path))[0] if root and os.path.isdir(path) else {}
-    return [] if folders.keys() <= {"images"} else list(folders)
+    if folders.keys() <= {"images"}:
+        return []
+    files = _files_of(os.fsencode(path), os.fsencode(split), folders) if skip_other_files else {}
+    others = _without_images(root, files)
+    return [name for name in folders if name not in others]
 
 
 def is_flat(root: str, split: str) -> bool:

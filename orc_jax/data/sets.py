@@ -209,7 +209,7 @@ def _folder(config: ConfigDict, warn: Callable[[str], None], trains: bool, class
     # Where nothing is trained, a training split tells at most the names of the classes.
     train_split = config.train_split if trains else None
     if not trains and not class_names:
-        class_names = folder.in_order(layout.class_folders(root, config.train_split))
+        class_names = folder.in_order(layout.class_folders(root, config.train_split, options.skip_other_files))
     found = folder.load(root, train_split, config.eval_split, options, warn, class_names)
     if trains:
         folder.require_classes(found.class_names, root, config.train_split)

@@ -110,6 +110,20 @@ def test_broken_files_are_named_before_training(alone, tmp_path, monkeypatch):
         load(root, True)
 
 
+@pytest.mark.parametrize("skip_corrupt", [False, True])
+def test_a_class_to_train_on_keeps_an_image(skip_corrupt, tmp_path):
+    """One without any would be learnt by no network; for evaluation it may be empty."""
+    root = make_tree(tmp_path, {f"{split}/{name}/0.png": PNG for split in ("train", "val") for name in "ab"})
+    make_tree(tmp_path, {"val/b/0.png": b""})
+    assert load(root, True, str).class_names == ("a", "b")
+    make_tree(tmp_path, {"train/b/0.png": b""})
+    text = (
+        r"config.train_split='train': 1 of 2 files cannot be used: \S+ \(empty file\). No image is left of 1 class: b$"
+    )
+    with pytest.raises(UserError, match=text):
+        load(root, skip_corrupt)
+
+
 @pytest.mark.parametrize("alone", [100, 0])
 def test_damage_within_is_found_by_the_full_check(alone, tmp_path, monkeypatch):
     monkeypatch.setitem(checks.ALONE, "full", alone)

@@ -1,6 +1,7 @@
 """Folders as people have them: Tiny-ImageNet and ImageNet as unpacked, files of labels, what systems leave behind."""
 
 import os
+import re
 import unicodedata
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from scipy.io import savemat
 
 from orc_jax import config as configs
-from orc_jax.data import sets
+from orc_jax.data import layout, sets
 from orc_jax.errors import UserError
 from tests.data.pictures import encode, picture
 from tests.data.test_folder import load, make_tree
@@ -140,11 +141,44 @@ def test_other_files_that_are_no_images_can_be_left_out(tmp_path):
         load(root)
     lines = []
     found = load(root, warn=lines.append, skip_other_files=True)
-    assert len(found.train) == 2 and len(lines) == 1 and "1 file that are no images" in lines[0]
+    assert len(found.train) == 2 and len(lines) == 2 and "1 file that are no images" in lines[1]
+    assert re.search("train_split='train': 1 file outside of the class folders of .*: labels.csv; left out", lines[0])
     make_tree(tmp_path, {"train/n1/page.jpg": b"<html>"})
     with pytest.raises(UserError, match=r"page\.jpg"):
         load(root, warn=lines.append, skip_other_files=True)
-    assert len(load(root, True, warn=lines.append).train) == 2
+    assert len(load(root, True, warn=lines.append).train) == 2 and "labels.csv; left out" in lines[-2]
+
+
+def test_folders_that_hold_only_other_files_are_no_classes(tmp_path):
+    """Neither of training nor of evaluation, with the field that leaves such files out; content counts, not names."""
+    root = tree(tmp_path, *TRAIN, "train/n3/1", "val/n1/c.jpg", "val/n3/2")
+    make_tree(tmp_path, {f"{split}/annotations/deep/a.xml": b"<a/>" for split in ("train", "val")})
+    with pytest.raises(
+        UserError, match=r"No image is left of 1 class: annotations.*config.stream.skip_other_files=True"
+    ):
+        load(root)
+    with pytest.raises(UserError, match=r"a.xml \(not an image.*No image is left of 1 class: annotations"):
+        load(root, True, warn=str)
+    lines = []
+    found = load(root, warn=lines.append, skip_other_files=True)
+    assert found.class_names == ("n1", "n2", "n3") and len(found.train) == 3 and len(found.test) == 2
+    assert [line.partition(":")[0] for line in lines] == ["config.train_split='train'", "config.eval_split='val'"]
+    assert all(re.search(r"1 folder of \S+ without an image: annotations; left out", line) for line in lines)
+    assert layout.class_folders(root, "train", skip_other_files=True) == ["n1", "n2", "n3"]
+    assert load(root, train=None, warn=str, skip_other_files=True).class_names == ("n1", "n3")
+    make_tree(tmp_path, {"val/n4/a.txt": b"x"})
+    for path in ("val/n1/c.jpg", "val/n3/2"):
+        (tmp_path / path).unlink()
+    with pytest.raises(UserError, match=r"config.eval_split='val': .*val has no image"):
+        load(root, warn=str, skip_other_files=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_other_files": True}, {"skip_corrupt": True}])
+def test_a_link_that_may_have_been_a_class_is_refused(options, tmp_path):
+    root = tree(tmp_path, *TRAIN, "val/n1/c.jpg")
+    (tmp_path / "train/z").symlink_to(tmp_path / "none")
+    with pytest.raises(UserError, match=r"train_split='train': 1 broken link in \S+: z\. A link there must"):
+        load(root, **options)
 
 
 def test_names_in_another_form_of_unicode_are_the_same_class(tmp_path):
