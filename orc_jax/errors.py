@@ -55,3 +55,17 @@ def require_choice(field: str, value: str, accepted: Iterable[str]) -> None:
     names = list(accepted)
     if value not in names:
         raise unknown(field, value, names)
+
+
+SHOWN = 5  # names in a message
+
+
+def first(names: Iterable[str], count: int = SHOWN) -> str:
+    """The first of some names, for a message."""
+    names = list(names)
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def plural(count: int, word: str, words: str | None = None) -> str:
+    """ "1 file", "2 files"."""
+    return f"{count} {word if count == 1 else words or word + 's'}"

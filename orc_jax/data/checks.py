@@ -99,6 +99,11 @@ def look(path: str | bytes) -> Seen:
         return _unreadable(error)
 
 
+def looks_like_image(name: str) -> bool:
+    """Whether a name ends as those of images that Pillow reads do."""
+    return os.path.splitext(name)[1].lower() in Image.registered_extensions()
+
+
 def _unreadable(error: OSError) -> Seen:
     """A file that cannot be read; that no more may be open is no defect of it."""
     if error.errno in LIMITS:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from orc_jax.data import checks, deep, layout
-from orc_jax.data.checks import Seen
-from orc_jax.data.layout import Classes, Options, Warn, first, plural
-from orc_jax.errors import UserError
+from orc_jax.data.checks import Seen, looks_like_image
+from orc_jax.data.layout import Classes, Options, Warn
+from orc_jax.errors import UserError, first, plural
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ def _sound(
     Each of the `needed` classes must keep an image, and if there are none, the split.
     """
     seen = checks.look_at_all(records, options.check)
-    others = [i for i, one in enumerate(seen) if not one.is_image and not layout.looks_like_image(records.name(i))]
+    others = [i for i, one in enumerate(seen) if not one.is_image and not looks_like_image(records.name(i))]
     left_out = others if options.skip_other_files else []
     told = f"{split}: {plural(len(left_out), 'file')} that are no images: {_named(records, left_out)}"
     if left_out:

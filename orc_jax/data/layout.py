@@ -4,19 +4,16 @@ Names are compared in Unicode's composed form (NFC), as a Mac writes them decomp
 a dot, and what systems and data sets put beside the images (`BESIDE`).
 """
 
-import csv
 import fnmatch
 import os
-import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
-from orc_jax.data import checks, deep
-from orc_jax.errors import UserError
+from orc_jax.data import checks, deep, label_file
+from orc_jax.data.checks import looks_like_image
+from orc_jax.errors import UserError, first, plural
 
 Classes = dict[str, list[bytes]]  # class -> paths of its files, relative to the root
 Warn = Callable[[str], None]
@@ -26,13 +23,6 @@ BESIDE = (
     *("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
 )
 ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet's
-META = "meta.mat"  # of ImageNet's development kit: which of its numbers is which class
-ACCEPTED = (
-    "a file with a line for each image, its name and its class, such as Tiny-ImageNet's val_annotations.txt or "
-    "LOC_val_solution.csv, or with their classes alone, in the order of the names, such as "
-    "ILSVRC2012_validation_ground_truth.txt"
-)
-SHOWN = 5  # names in a message
 
 
 class Options(NamedTuple):
@@ -71,7 +61,7 @@ def classes_of(root: str, field: str, split: str, options: Options, known: Seque
     folders, files = _entries(path)
     what = f"config.{field}={split!r}"
     if labels := _label_file(os.fsdecode(path), folders, files, options.label_file):
-        return _flat(path, folder, labels, known, what)
+        return _flat(path, folder, labels, options, known, what, warn)
     _look_beside(path, files, bool(folders), options, what, warn)
     result = _files_of(path, folder, folders)
     others = _without_images(root, result) if options.skip_other_files else []
@@ -95,7 +85,7 @@ def _look_beside(path: bytes, files: list[str], has_folders: bool, options: Opti
     if strays and not has_folders:
         raise UserError(
             f"{what}: {plural(len(strays), 'file')} in {os.fsdecode(path)} and no class folder: {first(strays)}. The "
-            f"layout is <split>/<class>/<image files>; of other sets config.label_file names {ACCEPTED}"
+            f"layout is <split>/<class>/<image files>; of other sets config.label_file names {label_file.ACCEPTED}"
         )
     if strays:
         skippable = not any(map(looks_like_image, strays))
@@ -148,18 +138,13 @@ def class_folders(root: str, split: str, skip_other_files: bool = False) -> list
 
 
 def is_flat(root: str, split: str) -> bool:
-    """Whether a split that is there has images and no class folders."""
+    """Whether a split that is there has files and no class folders."""
     (folder, *_) = _entries(os.fsencode(root))[0][split]
     return _lies_flat(*_entries(os.path.join(os.fsencode(root), folder)))
 
 
 def _lies_flat(folders: Iterable[str], files: Sequence[str]) -> bool:
-    return set(folders) <= {"images"} and (bool(folders) or any(map(looks_like_image, files)))
-
-
-def looks_like_image(name: str) -> bool:
-    """Whether a name ends as those of images that Pillow reads do."""
-    return os.path.splitext(name)[1].lower() in Image.registered_extensions()
+    return set(folders) <= {"images"} and bool(folders or files)
 
 
 def _entries(path: bytes) -> tuple[dict[str, list[bytes]], list[str]]:
@@ -219,83 +204,30 @@ def _label_file(path: str, folders: Iterable[str], files: Sequence[str], given: 
     return Path(given).expanduser() if given else there if there.is_file() else None
 
 
-def _flat(path: bytes, folder: bytes, labels: Path, known: Sequence[str], what: str) -> Classes:
-    """The images of a split without class folders, by the classes that a file of labels says."""
-    files = [name for name in _files(path, b"") if looks_like_image(os.fsdecode(name))]
-    names = [os.fsdecode(name).lstrip("/") for name in files]
-    classes = _labels(labels, names, known)
+def _flat(
+    path: bytes, folder: bytes, labels: Path, options: Options, known: Sequence[str], what: str, warn: Warn
+) -> Classes:
+    """The images of a split without class folders, by the classes that a file of labels, which may lie there, says."""
+    own = {os.path.realpath(os.fsencode(of)) for of in (labels, labels.with_name(label_file.META))}
+    files = [
+        file
+        for file in _files(path, b"")
+        if looks_like_image(os.fsdecode(file)) or os.path.realpath(path + file) not in own
+    ]
+    names = [unicodedata.normalize("NFC", os.fsdecode(file).lstrip("/")) for file in files]
+    classes = label_file.classes_of(labels, names, known)
     without = [name for name, label in zip(names, classes, strict=True) if label is None]
+    if images := [name for name in without if looks_like_image(name)]:
+        raise UserError(f"{what}: {labels} has no line for {plural(len(images), 'image')}: {first(images)}")
+    told = f"{what}: {label_file.others(without)} and without a line in {labels}: {first(without)}"
+    if without and not _others_too(options):
+        raise UserError(f"{told}. config.stream.skip_other_files=True would leave out what is no image")
     if without:
-        raise UserError(f"{what}: {labels} has no line for {plural(len(without), 'image')}: {first(without)}")
+        warn(f"{told}; left out")
     result: Classes = {}
     for file, label in zip(files, classes, strict=True):
-        result.setdefault(unicodedata.normalize("NFC", str(label)), []).append(folder + file)
+        if label is not None:
+            result.setdefault(label, []).append(folder + file)
+    if not result:
+        raise UserError(f"{what}: {os.fsdecode(path)} has no image")
     return dict(sorted(result.items()))
-
-
-def _labels(path: Path, names: Sequence[str], known: Sequence[str]) -> list[str | None]:
-    """The class of each image, named relative to its split; None if the file has none."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UserError(f"config.label_file={str(path)!r}: cannot be read: {error}; accepted is {ACCEPTED}") from error
-    rows = [_cells(line) for line in text.splitlines() if line.strip()]
-    if all(len(row) == 1 for row in rows):  # in the order of the names
-        if len(rows) != len(names):
-            raise UserError(
-                f"config.label_file={str(path)!r}: has {len(rows)} lines for {len(names)} images; "
-                f"accepted is {ACCEPTED}"
-            )
-        return [*_of_numbers(path, [row[0] for row in rows], known)]
-    labels: dict[str, str] = {}
-    for row in (row for row in rows if len(row) > 1):
-        if labels.setdefault(row[0], label := _class(row, known)) != label:
-            raise UserError(f"config.label_file={str(path)!r}: has two classes for {row[0]}: {labels[row[0]]}, {label}")
-    keys = ((name, os.path.basename(name), Path(name).stem) for name in names)
-    return [next((labels[key] for key in of if key in labels), None) for of in keys]
-
-
-def _cells(line: str) -> list[str]:
-    if "\t" in line:
-        return [cell.strip() for cell in line.split("\t")]
-    return [cell.strip() for cell in next(csv.reader([line]))] if "," in line else line.split()
-
-
-def _class(row: Sequence[str], known: Sequence[str]) -> str:
-    """That of a line: its second cell, or the first word of it, as where boxes follow."""
-    word = row[1].split()[0] if row[1] else ""
-    boxes = re.fullmatch(rf"{re.escape(word)}( -?\d+)+ ?.*", row[1]) is not None
-    return word if row[1] not in known and (word in known or boxes) else row[1]
-
-
-def _of_numbers(path: Path, labels: list[str], known: Sequence[str]) -> list[str]:
-    """Labels of ImageNet's development kit, which are numbers, as the names of the classes."""
-    meta = path.with_name(META)
-    if not all(label.isdigit() for label in labels) or set(labels) <= set(known):
-        return labels
-    if not meta.is_file():
-        raise UserError(
-            f"config.label_file={str(path)!r}: has numbers of classes; {META} of the same development kit, which says "
-            "which these are, must lie beside it"
-        )
-    from scipy.io import loadmat  # takes its time
-
-    try:
-        synsets = loadmat(meta, squeeze_me=True)["synsets"]
-        wnids = {str(int(synset["ILSVRC2012_ID"])): str(synset["WNID"]) for synset in synsets}
-        return [wnids[label] for label in labels]
-    except Exception as error:  # anything can be wrong with a file
-        raise UserError(
-            f"{meta}: is not that of ImageNet's development kit: {type(error).__name__}: {error}"
-        ) from error
-
-
-def first(names: Iterable[str], count: int = SHOWN) -> str:
-    """The first of some names, for a message."""
-    names = list(names)
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
-
-
-def plural(count: int, word: str, words: str | None = None) -> str:
-    """ "1 file", "2 files"."""
-    return f"{count} {word if count == 1 else words or word + 's'}"

@@ -113,6 +113,37 @@ def test_flat_splits_that_cannot_be_read(text, message, tmp_path):
         load(root, label_file="none")
 
 
+def test_in_a_flat_split_every_file_with_a_line_is_an_image(tmp_path):
+    """Whatever it is called; the others are refused or left out, but for the file of labels itself."""
+    root = tree(tmp_path, *TRAIN, "val/1.jpg", "val/2", "val/3.dat")
+    make_tree(tmp_path, {"val/labels.csv": b"1.jpg,n1\n2,n2\n3,n1\n", "val/meta.mat": b""})
+    options = {"label_file": str(tmp_path / "val/labels.csv")}
+    assert labels(load(root, **options)) == {"1.jpg": "n1", "2": "n2", "3.dat": "n1"}
+    make_tree(tmp_path, {"val/README": b"x", "val/more/x.xml": b"<a/>"})
+    (tmp_path / "val/more").rename(tmp_path / "val/images")
+    text = (
+        r"split='val': 2 files without the name of an image and without a line in \S+labels.csv: README, images/x.xml"
+    )
+    with pytest.raises(UserError, match=text + ". config.stream.skip_other_files=True would leave out"):
+        load(root, **options)
+    for skip in ({"skip_other_files": True}, {"skip_corrupt": True}):
+        lines = []
+        assert len(load(root, warn=lines.append, **skip, **options).test) == 3
+        assert len(lines) == 1 and re.search(text + "; left out", lines[0])
+    (tmp_path / "val/1.jpg").unlink()
+    assert len(load(root, warn=str, skip_other_files=True, **options).test) == 2, "no name of an image is needed"
+    (tmp_path / "val/labels.csv").write_text("5,n1\n")
+    with pytest.raises(UserError, match=r"val has no image"):
+        load(root, warn=str, skip_other_files=True, **options)
+
+
+def test_names_of_images_in_another_form_of_unicode(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
+    root = tree(tmp_path, *TRAIN, f"val/{decomposed}")
+    (tmp_path / "labels.txt").write_text(f"{composed} n2\n", "utf-8")
+    assert labels(load(root, label_file=str(tmp_path / "labels.txt"))) == {decomposed: "n2"}
+
+
 def test_a_file_of_labels_that_is_not_read_is_said(tmp_path):
     lines = []
     load(tree(tmp_path, *TRAIN, "val/n1/c.jpg"), label_file="none.txt", warn=lines.append)
