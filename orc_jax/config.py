@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from orc_jax import optim, plugins, ranges, schedules, trackers, transfer
 from orc_jax.data import augment, fields, splits
-from orc_jax.defaults import BY_ARCHITECTURE, FIELDS, default, flat, own_section
+from orc_jax.defaults import FIELDS, default, flat, own_section
 from orc_jax.errors import UserError, require, require_choice
 from orc_jax.methods import METHODS, STAGES, group_of
 from orc_jax.methods.base import Method, Stage
@@ -115,7 +115,7 @@ def reopen(config: ConfigDict, trusted: Collection[str]) -> Resolved:
 def _names(config: ConfigDict) -> list[tuple[str, str]]:
     """What may be of a person's own, with its field."""
     names = [(field, config[field]) for field in ("teacher", "student", "method", "dataset")]
-    for field in ("assistants", "frozen", *BY_ARCHITECTURE):
+    for field in ("assistants", "frozen", *optim.BY_ARCHITECTURE):
         names += [(field, item.partition("=")[0].strip()) for item in config[field].split(",")]
     return [(f"config.{field}", name) for field, name in names]
 
@@ -126,7 +126,7 @@ def _interpret(config: ConfigDict, own: Plugins) -> Resolved:
     config = ConfigDict(values | fields.at_home(config))
     architectures = _architectures(config, own)
     factors, kinds, decays = (
-        optim.by_architecture(f"config.{field}", config[field], [*MODELS, *own]) for field in BY_ARCHITECTURE
+        optim.by_architecture(f"config.{field}", config[field], [*MODELS, *own]) for field in optim.BY_ARCHITECTURE
     )
     method = _method(config, architectures, own)
     return Resolved(FrozenConfigDict(config), own, architectures, method, factors, kinds, decays)

@@ -124,7 +124,6 @@ def options_of(factory: Callable[..., Method]) -> dict[str, Any]:
 
 
 FIELDS = frozenset(default())
-BY_ARCHITECTURE = ("lr_multipliers", "optimizers", "weight_decays")  # in the order in which `Resolved` has them
 
 
 def own_section(config: Mapping[str, Any] | ConfigDict) -> str | None:

@@ -25,36 +25,40 @@ from orc_jax.workdir.files import writing
 from orc_jax.workdir.metrics import Row
 
 
-def evaluator(run: Run, examples: Images | Records | None = None) -> Callable[[Stacks], dict[str, Any]]:
-    """A function that evaluates the stacks of `run` on its test set, or on other `examples`, placed on devices once.
+def evaluator(run: Run) -> Callable[[Stacks], dict[str, Any]]:
+    """A function that evaluates the stacks of `run` on its test set, which is placed on devices once.
 
     It returns {"examples", "members": [{"name", "role", "top1", "top5", "loss"} ...], "target_student", "ensemble"}:
     top-1 and top-5 as fractions, loss in nats; the ensemble is the method's own, or the members' mean probability. A
     pool of equal networks has "mean" as well, the mean of the members' figures. Every example counts once.
     """
-    evaluate = _evaluator(run, examples)
+    evaluate, _ = _evaluators(run)
     return lambda stacks: evaluate(stacks)[0]
 
 
-def _evaluator(
-    run: Run, examples: Images | Records | None = None, replicas: int = 1
-) -> Callable[[Stacks], list[dict[str, Any]]]:
-    """As `evaluator`, of several runs whose stacks are stacked: a result for each."""
-    dataset = run.dataset if examples is None else run.dataset._replace(test=examples)
-    data = feed.resident(dataset.test, run.devices)
+Evaluate = Callable[[Stacks], list[dict[str, Any]]]  # stacks of runs, stacked if there are several -> a result for each
+
+
+def _evaluators(run: Run, replicas: int = 1) -> tuple[Evaluate, dict[str, Evaluate]]:
+    """Of the test set of `run`, and of its other splits by their names; those of one shape share one program."""
     step = make_evaluation_step(run.setup, run.method)
     evaluation_step = parallel.DataParallel(_over_replicas(step, replicas), run.devices, donate=False)
 
-    def evaluate(stacks: Stacks) -> list[dict[str, Any]]:
-        parts = []
-        with feed.evaluation(dataset, run.config, run.devices) as batches:
-            for batch in batches:
-                parts.append(evaluation_step(stacks, data, batch))
-                jax.block_until_ready(parts[-feed.AHEAD :][0])  # or the batches of a streamed set would pile up
-        sums = jax.tree.map(lambda *x: np.sum(np.array(x, np.float64), axis=0), *jax.device_get(parts))
-        return [_result(run, of) for of in each_of(sums, replicas)]
+    def of(examples: Images | Records) -> Evaluate:
+        dataset, data = run.dataset._replace(test=examples), feed.resident(examples, run.devices)
 
-    return evaluate
+        def evaluate(stacks: Stacks) -> list[dict[str, Any]]:
+            parts = []
+            with feed.evaluation(dataset, run.config, run.devices) as batches:
+                for batch in batches:
+                    parts.append(evaluation_step(stacks, data, batch))
+                    jax.block_until_ready(parts[-feed.AHEAD :][0])  # or the batches of a streamed set would pile up
+            sums = jax.tree.map(lambda *x: np.sum(np.array(x, np.float64), axis=0), *jax.device_get(parts))
+            return [_result(run, each) for each in each_of(sums, replicas)]
+
+        return evaluate
+
+    return of(run.dataset.test), {name: of(examples) for name, examples in run.dataset.others}
 
 
 def _over_replicas(step: Callable, replicas: int) -> Callable:
@@ -83,8 +87,7 @@ def evaluation(
     student is the best so far, and the last time.
     """
     run, target = runs[0], runs[0].spec.member_names[-1]
-    first = _evaluator(run, replicas=len(runs))
-    others = {name: _evaluator(run, examples, len(runs)) for name, examples in run.dataset.others}
+    first, others = _evaluators(run, len(runs))
 
     def evaluate(stacks: Stacks, histories: Sequence[list[Row]], epoch: int) -> tuple[list[dict[str, Any]], list[Row]]:
         results = first(stacks)
@@ -149,8 +152,9 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
     split, *_ = eval_splits(config)
     result = {"step": trained.step, "dataset": config.dataset, "split": split}
     with doing(console, "evaluating"):
-        result |= evaluator(run)(trained.pool.stacks)
-        others = {name: evaluator(run, examples)(trained.pool.stacks) for name, examples in run.dataset.others}
+        evaluate, of_others = _evaluators(run)
+        result |= evaluate(trained.pool.stacks)[0]
+        others = {name: other(trained.pool.stacks)[0] for name, other in of_others.items()}
     console.print(display.evaluation_table(result, which))
     for name, other in others.items():
         console.print(display.evaluation_table(result | {"split": name} | other, which))

@@ -20,6 +20,7 @@ from orc_jax import display, parallel, pretrained, samples, terminal
 from orc_jax.capacity import is_worth_compiling
 from orc_jax.data import feed
 from orc_jax.data.batches import calls, last_step, seed_of
+from orc_jax.data.types import Batch
 from orc_jax.errors import UserError
 from orc_jax.evaluate import evaluation, renewer
 from orc_jax.keeping import Kept, Saves, keeping
@@ -32,7 +33,8 @@ from orc_jax.terminal import Bar, doing
 from orc_jax.workdir import checkpoint, metrics, record
 from orc_jax.workdir.metrics import Row
 
-# Told of every epoch of a run, by its folder and the row of its log; if it returns True the run ends there.
+# Told of every epoch of a run, by its folder and the row of its log, once this is written; if it returns True the run
+# ends there.
 OnEpoch = Callable[[Path, Row], bool | None]
 
 
@@ -56,7 +58,7 @@ def fit(
     """Trains runs from their latest checkpoints, or from the start, to their last step, or until `stop`.
 
     Several are replicas. After an interruption some may be a checkpoint behind, which then go first. `title` is that
-    of the progress bar and of the lines; `on_epoch` is told once a row is written and saved.
+    of the progress bar and of the lines.
 
     Returns:
         Why runs have failed, by their folder, where others have gone on; a single run raises it.
@@ -108,17 +110,9 @@ def _advance(
         saves = Saves(kept)
         state = states[0] if count_of == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *states)
         state = jax.device_put(state, run.sharding)
-        data = feed.resident(run.dataset.train, run.devices)
-        values = jax.device_put(_values(runs), run.sharding)
         seeds = [seed_of(one.config) for one in runs]
         seeds = seeds[:1] if len(set(seeds)) == 1 else seeds
-        one_step = make_train_step(run.setup, run.method.iterate, takes_values=bool(values))
-        if count_of > 1:
-            one_step = in_replicas(one_step, takes_values=bool(values), own_batches=len(seeds) > 1)
-        long = is_worth_compiling(run)
-        train_step = parallel.DataParallel(one_step, run.devices, donate=True, long=long)
-        several_steps = parallel.DataParallel(in_turn(one_step), run.devices, donate=True, long=long)
-        given = (data, values) if values else data
+        make_steps = _steps(runs, own_batches=len(seeds) > 1)
         evaluate, renew = evaluation(runs), renewer(run, count_of) if run.method.held_out else None
         if step == 0:
             for one in kept:
@@ -146,7 +140,7 @@ def _advance(
                     saves.leave(stop, title, step)
                 count = next(counts)
                 with meter.compiling(count):
-                    state = (train_step if count == 1 else several_steps)(state, given, batch)
+                    state = make_steps(state, batch, count)
                 step += count
                 meter.dispatched(step, state, count)
                 leaving = stop.requested() and step < run.num_steps
@@ -160,20 +154,15 @@ def _advance(
                             results, columns = evaluate(looked_at, [one.history for one in kept], epoch)
                         reports = [(row | more, timing) for (row, timing), more in zip(reports, columns, strict=True)]
                     # Rows go before checkpoints: one too many is dropped on resuming, one too few is lost.
-                    for one, report in zip(kept, reports, strict=True):
-                        one.write(*report)
-                    going = [report for one, report in zip(kept, reports, strict=True) if one.goes_on]
-                    if going:
-                        line = display.epoch_line(run, title, *_means(going), terminal.width(console))
-                        console.print(line, soft_wrap=True, highlight=False)
-                if any(results) or leaving or step == until or (step < end and saves.due(step)):
+                    _write(kept, reports, title, console)
+                if any(results) or leaving or step == until or saves.due(step):
                     saves.save(step, state, results)
+                if step == end and on_epoch:
+                    for one in saves.going:
+                        one.goes_on = not on_epoch(one.workdir, one.history[-1])
                 if leaving:
                     saves.leave(stop, title, step)
                 if step == end:
-                    if on_epoch:
-                        for one in saves.going:
-                            one.goes_on = not on_epoch(one.workdir, one.history[-1])
                     meter.restart()
             for one in saves.going:
                 one.end_early(title)
@@ -182,6 +171,28 @@ def _advance(
         with doing(console, "writing the checkpoint"):
             saves.finish()
     return kept
+
+
+def _steps(runs: Sequence[Run], *, own_batches: bool) -> Callable[[TrainState, Batch, int], TrainState]:
+    """What makes steps of runs, which are replicas if there are several: (state, batch, number of steps) -> state."""
+    run, values = runs[0], jax.device_put(_values(runs), runs[0].sharding)
+    step = make_train_step(run.setup, run.method.iterate, takes_values=bool(values))
+    if len(runs) > 1:
+        step = in_replicas(step, takes_values=bool(values), own_batches=own_batches)
+    options = {"donate": True, "long": is_worth_compiling(run)}
+    single, several = (parallel.DataParallel(of, run.devices, **options) for of in (step, in_turn(step)))
+    data = feed.resident(run.dataset.train, run.devices)
+    given = (data, values) if values else data
+    return lambda state, batch, count: (single if count == 1 else several)(state, given, batch)
+
+
+def _write(kept: Sequence[Kept], reports: Sequence[tuple[Row, Row]], title: str, console: Console) -> None:
+    """Keeps the rows of an epoch, and prints their means, of those runs that go on."""
+    for one, report in zip(kept, reports, strict=True):
+        one.write(*report)
+    if going := [report for one, report in zip(kept, reports, strict=True) if one.goes_on]:
+        line = display.epoch_line(kept[0].run, title, *_means(going), terminal.width(console))
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 def _values(runs: Sequence[Run]) -> dict[str, jax.Array]:

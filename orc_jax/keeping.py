@@ -99,8 +99,8 @@ def keeping(run: Run, workdir: Path, step: int, console: Console, count: int) ->
     """Opens what is kept of a run from `step` on; it is one of `count` that are trained at once."""
     with checkpoint.open_manager(workdir, create=True) as manager:
         log = logs.MetricsLog(workdir, step, run.config, replicas=count)
-        yield Kept(run, workdir, manager, log, step, console, alone=count == 1)
-        log.close()
+        with contextlib.closing(log):
+            yield Kept(run, workdir, manager, log, step, console, alone=count == 1)
 
 
 class Saves:

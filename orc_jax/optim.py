@@ -99,7 +99,8 @@ KINDS: dict[str, Callable[[ConfigDict, Decay, Mask], optax.GradientTransformatio
 }
 
 
-# Fields with values by architecture: what reads one, when it is fine, and what is accepted.
+# Fields with values by architecture, in the order in which `Resolved` has them: what reads one, when it is fine, and
+# what is accepted.
 BY_ARCHITECTURE: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
     "lr_multipliers": (float, lambda x: 0 < x < math.inf, "positive number"),
     "optimizers": (str, lambda x: x in KINDS, " or ".join(KINDS)),

@@ -94,10 +94,8 @@ def find_starts(run: Run, skipped: Collection[int] = ()) -> dict[int, Start]:
         architecture, field = run.spec.architectures[member], f"config.init={run.config.init!r}: {folder}"
         if (there := record.read(folder)) is None or not checkpoint.has_checkpoint(folder):
             raise UserError(f"{field} holds no run with a checkpoint; accepted is a workdir, or imported weights")
-        names, taken = (
-            names_of(there.architectures),
-            [start.member for start in found.values() if start.folder == folder],
-        )
+        names = names_of(there.architectures)
+        taken = [start.member for start in found.values() if start.folder == folder]
         alike = [i for i, name in enumerate(there.architectures) if name == architecture]
         fitting = [i for i in alike if which in ("", str(i), names[i])]
         if not fitting:

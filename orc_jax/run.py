@@ -133,6 +133,7 @@ def build(resolved: Resolved, dataset: Dataset, devices: Devices, axis_name: str
         optimizers=optimizers(),
         clip_norm=config.clip_norm,
         ema_decay=config.ema_decay,
+        accumulate_steps=config.accumulate_steps,
         mixing=Mixing(config.mixup, config.cutmix),
         label_smoothing=config.label_smoothing,
         frozen=frozen,

@@ -60,15 +60,16 @@ def init_averages(setup: Setup, stacks: Stacks) -> Stacks:
     return {name: jax.tree.map(jnp.copy, stacks[name].replace(opt_state=())) for name in names}
 
 
-def move_averages(decay: float, step: jax.Array, averages: Stacks, old: Stacks, new: Stacks) -> Stacks:
+def move_averages(decay: float, updates: jax.Array, averages: Stacks, old: Stacks, new: Stacks) -> Stacks:
     """The averages after a step from `old` to `new`: of parameters, and of the statistics that go with them.
 
-    The decay at step i is the lesser of `decay` and `1 - 1 / (i + 1)`, so that they forget where the members started. A
-    member whose parameters are what they were has paused, or waits for its update: its average stays, bit for bit.
+    The decay at the i-th of the `updates` is the lesser of `decay` and `1 - 1 / i`, so that they forget where the
+    members started. A member whose parameters are what they were has paused, or waits for its update: its average
+    stays, bit for bit.
     """
+    share = 1.0 - jnp.minimum(1.0 - 1.0 / jnp.maximum(updates, 1.0), decay)
 
     def moved(average: StackState, old: StackState, new: StackState) -> StackState:
-        share = 1.0 - jnp.minimum(1.0 - 1.0 / (step + 1.0), decay)
         changes = [(old.params[name] != x).any(range(1, x.ndim)) for name, x in new.params.items()]
         nearer = jax.tree.map(lambda x, y: x + share * (y - x), average, new.replace(opt_state=()))
         return gate(jnp.stack(changes).any(0), nearer, average)
@@ -168,7 +169,8 @@ def make_train_step(
         noise = noise_of(setup, state.seed, state.step, examples.labels.shape[0]) if setup.draws else {}
         pool = Pool(spec=setup.spec, stacks=state.stacks, noise=noise)
         pool, metrics = iterate(context, pool, Images(images, examples.labels))
-        averages = move_averages(setup.ema_decay, state.step, state.averages, state.stacks, pool.stacks)
+        updates = (state.step + 1) // setup.accumulate_steps
+        averages = move_averages(setup.ema_decay, updates, state.averages, state.stacks, pool.stacks)
         state = state.replace(
             averages=averages,
             step=state.step + 1,
@@ -274,11 +276,11 @@ def make_evaluation_step(
             counts = ~jnp.isnan(log_probs).any(-1, keepdims=True)
             joint = jax.nn.logsumexp(jnp.where(counts, log_probs, -jnp.inf), axis=0) - jnp.log(counts.sum(0))
         log_probs = jnp.concatenate([log_probs, joint[None]])
-        truth = jnp.take_along_axis(
-            log_probs, jnp.broadcast_to(labels[None, :, None], (*log_probs.shape[:2], 1)), axis=-1
-        )
-        # Written so that NaN counts as wrong: all classes that are not certainly below the true one rank before it.
-        rank = (~(log_probs <= truth)).sum(-1)
+        of_truth = jnp.broadcast_to(labels[None, :, None], (*log_probs.shape[:2], 1))
+        truth = jnp.take_along_axis(log_probs, of_truth, axis=-1)
+        # Of equals the first is the answer, as in training. Written so that NaN counts as wrong.
+        before = jnp.arange(log_probs.shape[-1])[None, None] < of_truth
+        rank = (~(log_probs <= truth) | ((log_probs == truth) & before)).sum(-1)
         sums = Evaluation(
             top1=((rank < 1) * weights[None]).sum(-1),
             top5=((rank < 5) * weights[None]).sum(-1),

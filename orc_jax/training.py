@@ -36,7 +36,7 @@ def train(
 
     With `resume="weights"` another run may lie in `workdir`, and its weights are where this one starts. `dataset` is
     what to train on, instead of the set that the config names. `on_epoch` is given `workdir` and the row of the log of
-    every epoch, once it is written and saved; if it returns True the run ends there, and what it raises ends it, too.
+    every epoch, once it is written; if it returns True the run ends there, and what it raises ends it, too.
 
     Raises:
         UserError: for bad input, before anything is compiled or written; if a member diverges; and if a checkpoint

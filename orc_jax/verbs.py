@@ -45,6 +45,7 @@ class Setup(NamedTuple):
     optimizers: Mapping[str, optax.GradientTransformation] = MappingProxyType({})
     clip_norm: float = 0.0  # the largest norm of a member's gradient; 0 is any
     ema_decay: float = 0.0  # of the members' averages; 0 is none
+    accumulate_steps: int = 1  # batches for each update
     mixing: Mixing = Mixing()  # of the batch, memory or streamed
     label_smoothing: float = 0.0
     frozen: Mapping[str, Collection[str]] = MappingProxyType({})  # by architecture: parameters that stay as they are

@@ -12,10 +12,9 @@ import contextlib
 import re
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.profiler import ProfileData
@@ -34,8 +33,8 @@ class Event(NamedTuple):
     duration: float  # ns
 
 
-def events_of(data: ProfileData) -> list[Event]:
-    """What the devices did, from a trace: operations by their names in the program."""
+def events_of(data: Any) -> list[Event]:
+    """What the devices did, from a trace (`ProfileData`): operations by their names in the program."""
     found = []
     for plane in data.planes:
         on_device = plane.name.startswith("/device:")
@@ -66,14 +65,13 @@ def tables(
     """Rows by kind of operation, and of the `top` dearest operations, each with ms a step."""
 
     def rows(column: str, key_of: Callable[[str], str], count: int | None = None) -> list[dict]:
-        ns: Counter[str] = Counter()
-        times: Counter[str] = Counter()
+        took: dict[str, list[float]] = {}
         for event in events:
-            ns[key_of(event.name)] += event.duration
-            times[key_of(event.name)] += 1
+            took.setdefault(key_of(event.name), []).append(event.duration)
+        whole = sum(event.duration for event in events)
         return [
-            {column: key, "times": times[key] / steps, "ms": of / steps / 1e6, "share": of / ns.total()}
-            for key, of in ns.most_common(count)
+            {column: key, "times": len(of) / steps, "ms": sum(of) / steps / 1e6, "share": sum(of) / whole}
+            for key, of in sorted(took.items(), key=lambda item: -sum(item[1]))[:count]
         ]
 
     def kind_of(name: str) -> str:
@@ -103,7 +101,7 @@ def profile(program: Program, steps: int, folder: Path) -> tuple[list[Event], fl
 def report(program: Program, steps: int, top: int, folder: Path) -> str:
     """The tables, as Markdown."""
     events, seconds = profile(program, steps, folder)
-    instructions = {of.name: of for lines in hlo.parse(program.text()).computations.values() for of in lines}
+    instructions = {of.name: of for lines in hlo.parse(program.text() or "").computations.values() for of in lines}
     kinds, dearest = tables(events, instructions, steps, top)
     idle = max(0.0, 1.0 - busy(events) / 1e9 / seconds)
     told = f"{seconds / steps * 1000:.3g} ms a step under the profiler, of which the device is idle {idle:.0%}"

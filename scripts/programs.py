@@ -109,7 +109,7 @@ class Program(NamedTuple):
     arguments: float  # those of them that are arguments
     flops: float  # on one device
     bytes: float  # read and written there, each loop once
-    text: Callable[[], str]  # of the compiled program
+    text: Callable[[], str | None]  # of the compiled program
 
 
 def prepare(

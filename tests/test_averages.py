@@ -34,14 +34,30 @@ def test_averages_move_towards_who_has_moved():
         params={name: x.at[0].add(0.5) for name, x in a.params.items()},
         batch_stats={name: x + 0.5 for name, x in a.batch_stats.items()},
     )
-    for step, share in ((0, 1.0), (1, 0.5), (99, 0.1)):
-        after = move_averages(0.9, jnp.int32(step), averages, stacks, stacks | {"a": moved})
+    for updates, share in ((0, 1.0), (1, 1.0), (2, 0.5), (100, 0.1)):
+        after = move_averages(0.9, jnp.int32(updates), averages, stacks, stacks | {"a": moved})
         assert_identical(after["b"], averages["b"])
         for kind in ("params", "batch_stats"):
             for name, x in getattr(after["a"], kind).items():
                 old, new = getattr(averages["a"], kind)[name], getattr(moved, kind)[name]
                 np.testing.assert_allclose(x[0], (1 - share) * old[0] + share * new[0], rtol=1e-5, atol=1e-6)
                 assert np.array_equal(x[1], old[1])
+
+
+def test_with_gradients_of_several_batches_they_forget_the_start_too(config, toy):
+    """The first update, after three steps, is the whole average; the next weighs a half."""
+    config.method, config.num_networks, config.assistants = "independent", 2, ""
+    config.ema_decay, config.accumulate_steps = 0.9, 3
+    stepper = Stepper(build_run(config, toy))
+    states = [stepper.init()]
+    for step in range(6):
+        states.append(stepper(states[-1], np.arange(8) + step))
+    start, first, second = (states[i].stacks["tiny_a"].params for i in (0, 3, 6))
+    averages = [states[i].averages["tiny_a"].params for i in (2, 3, 6)]
+    assert_identical(averages[0], start)
+    for name, x in first.items():
+        np.testing.assert_allclose(averages[1][name], x, rtol=1e-6)
+        np.testing.assert_allclose(averages[2][name], (x + second[name]) / 2, rtol=1e-5, atol=1e-7)
 
 
 def test_a_run_that_keeps_none_has_none(config, toy):

@@ -75,6 +75,13 @@ def test_a_run_ends_when_it_gets_no_better(run, workdir, tmp_path, console):
         early = metrics.read(other)
         assert [row["epoch"] for row in early] == list(range(1, ends + 1)) and columns(early[-1], "test")
         assert is_finished(resolve(run), other)
+    kept = other / checkpoint.CHECKPOINTS
+    (kept / str(early[-1]["step"])).rename(tmp_path / "away")
+    assert not is_finished(resolve(run), other), "its last checkpoint could not be written"
+    kept.rename(tmp_path / "removed")
+    assert is_finished(resolve(run), other)
+    (tmp_path / "removed").rename(kept)
+    (tmp_path / "away").rename(kept / str(early[-1]["step"]))
     assert "independent: ended by config.patience=1, with no better epoch since the best" in printed(console)
     logged = collect.read(other, "run")
     assert "It ended there by config.patience=1: no epoch since its best one was better." in story.in_words(logged, [])

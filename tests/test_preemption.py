@@ -182,6 +182,16 @@ def test_checkpoints_within_epochs(config, console, tmp_path, monkeypatch, toy):
     assert_identical(final_state(tmp_path / "run", toy), final_state(tmp_path / "whole", toy))
 
 
+def test_checkpoints_at_the_end_of_epochs_without_an_evaluation(config, console, tmp_path, monkeypatch):
+    config.method, config.num_networks, config.assistants = "independent", 2, ""
+    config.checkpoint_every_steps, config.eval_every_epochs = 5, 2
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        at_step(patch, tmp_path / "run", 8, killed)
+        train(config, tmp_path / "run", console)
+    with checkpoint.open_manager(tmp_path / "run", create=False) as manager:
+        assert manager.all_steps() == [5]
+
+
 def test_a_signal_that_reaches_the_workers_first(config, console, tmp_path, monkeypatch, toy):
     """Schedulers send SIGTERM to all processes of a job; that the workers have ended is then no mistake."""
     config.method, config.num_networks, config.assistants = "independent", 2, ""

@@ -166,6 +166,16 @@ def test_evaluation_counts_every_example_once(toy, config, num_devices):
     assert result["target_student"] == result["members"][3]
 
 
+def test_of_equal_logits_the_first_is_the_answer(toy, config):
+    """As in training: a network that tells nothing has the share of the first class, and no more."""
+    stepper = stepper_of(config, toy)
+    stacks = jax.tree.map(jnp.zeros_like, stepper.init().stacks)
+    result = evaluator(stepper.run)(stacks)
+    first = (toy.test.labels == 0).mean()
+    for row in [*result["members"], result["ensemble"]]:
+        assert row["top1"] == pytest.approx(first) and row["top5"] == 1.0
+
+
 def test_nan_logits_count_as_wrong(toy, config):
     stepper = stepper_of(config, toy)
     state = stepper.init()

@@ -130,6 +130,9 @@ def reader(console: Console) -> Callable[[Resolved], Dataset]:
         "mean",
         "std",
         "batch_size",
+        "image_key",
+        "label_key",
+        "label_file",
         "stream",
     )
     last: dict[str, Dataset] = {}

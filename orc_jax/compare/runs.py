@@ -19,7 +19,7 @@ from orc_jax.errors import UserError, require
 from orc_jax.methods.base import Stage
 from orc_jax.pool import names_of
 from orc_jax.run import build
-from orc_jax.workdir import metrics, record
+from orc_jax.workdir import checkpoint, metrics, record
 from orc_jax.workdir.comparison import Compared, Comparison
 
 TEACHER = "pivot"  # the stage that methods share
@@ -154,10 +154,16 @@ def most_at_once(replicas: int, run: Resolved, dataset: Dataset) -> int:
 
 
 def is_finished(run: Resolved, folder: Path) -> bool:
-    """Whether a run has come to its last epoch, or has ended before for want of a better one."""
+    """Whether a run has come to its last epoch, or has ended before for want of a better one.
+
+    One whose last checkpoint could not be written has not; a folder of checkpoints that was removed is not missed.
+    """
     rows, target = metrics.read(folder), names_of(run.architectures)[-1]
-    ended = metrics.stalled(rows, target, run.config.patience)
-    return bool(rows) and (ended or rows[-1]["epoch"] == run.config.num_epochs) and record.read(folder) is not None
+    if not rows or record.read(folder) is None:
+        return False
+    ended = metrics.stalled(rows, target, run.config.patience) or rows[-1]["epoch"] == run.config.num_epochs
+    kept = not (folder / checkpoint.CHECKPOINTS).exists() or checkpoint.latest_step(folder) == rows[-1]["step"]
+    return ended and kept
 
 
 def entry(planned: Planned, out: Path) -> Compared:

@@ -89,7 +89,7 @@ def guided_iteration(
     def iterate(context: Context, pool: Pool, batch: Images) -> tuple[Pool, dict[str, jax.Array]]:
         frozen, student = pool.select(range(pool.size - 1)), pool.select([pool.size - 1])
         images = context.normalize(batch.images)
-        # All of them for the metrics; the compiler drops what is not asked for.
+        # All of them, for their metrics, also where fewer guide: TAKD's cost has those in it.
         logits_t = predict(frozen, images).logits
         sources, weights = logits_t[jnp.array(guides)], guidance(context.key)
         passed = forward(student, images)

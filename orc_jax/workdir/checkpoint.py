@@ -325,9 +325,14 @@ def step_of(workdir: Path, which: str) -> int:
         return find_step(manager, which)
 
 
+def latest_step(workdir: Path) -> int | None:
+    """The step of the latest checkpoint of the run in `workdir`; None if it has none."""
+    if not (workdir / CHECKPOINTS).exists():
+        return None
+    with open_manager(workdir, create=False) as manager:
+        return manager.latest_step()
+
+
 def has_checkpoint(workdir: Path) -> bool:
     """Whether the run in `workdir` has come to its first checkpoint."""
-    if not (workdir / CHECKPOINTS).exists():
-        return False
-    with open_manager(workdir, create=False) as manager:
-        return manager.latest_step() is not None
+    return latest_step(workdir) is not None

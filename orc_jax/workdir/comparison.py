@@ -34,9 +34,8 @@ class Compared(NamedTuple):
 class Comparison(NamedTuple):
     """Runs that have in common all that their methods leave them."""
 
-    config: dict[
-        str, Any
-    ]  # as given: method, seed and pool, or what was swept, are those of the runs; of rows the first
+    # As given: method, seed and pool, or what was swept, are those of the runs; of published rows it is the first.
+    config: dict[str, Any]
     runs: tuple[Compared, ...]
     costs: dict[str, float]  # by method: operations, in forward passes of the target student per training example
     command: str

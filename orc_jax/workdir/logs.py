@@ -125,6 +125,7 @@ class WeightsAndBiases:
             id=hashlib.sha1(str(place).encode()).hexdigest()[:16],
             dir=str(place),
             resume="allow",
+            reinit="create_new",  # replicas are runs side by side
             config=json.loads(config.to_json()),
         )
 

@@ -56,8 +56,11 @@ def evaluated(rows: Iterable[Row]) -> list[Row]:
 
 
 def best(rows: Iterable[Row], target: str) -> Row:
-    """The evaluated row with the highest top-1 of the member `target`, by name; the first of equals."""
-    return max(evaluated(rows), key=lambda row: row[evaluation("top1", target)])
+    """The evaluated row with the highest top-1 of the member `target`, by name.
+
+    Of equals it is the last, as the best checkpoint is.
+    """
+    return max(evaluated(rows), key=lambda row: (row[evaluation("top1", target)], row["step"]))
 
 
 def is_best(rows: Iterable[Row], result: Mapping[str, Any], target: str) -> bool:
@@ -69,7 +72,10 @@ def is_best(rows: Iterable[Row], result: Mapping[str, Any], target: str) -> bool
 def stalled(rows: Iterable[Row], target: str, patience: int) -> bool:
     """Whether a run of this log ends early: it has not been better than at its best epoch for `patience` epochs."""
     rows = evaluated(rows)
-    return bool(patience and rows) and rows[-1]["epoch"] - best(rows, target)["epoch"] >= patience
+    if not patience or not rows:
+        return False
+    first_best = max(rows, key=lambda row: row[evaluation("top1", target)])
+    return rows[-1]["epoch"] - first_best["epoch"] >= patience
 
 
 def course(rows: Iterable[Row], column: str) -> tuple[list[int], list[float]]:

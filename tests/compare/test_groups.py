@@ -93,3 +93,7 @@ def test_a_set_is_read_once_for_all_seeds_that_hold_out_the_same(short, console,
             short.seed = seed
             dataset_of(runs.resolve(short))
         assert read == expected
+    for field in ("label_key", "image_key", "label_file"):
+        short[field] = "another"
+        dataset_of(runs.resolve(short))
+    assert read == [*expected, 1, 1, 1]

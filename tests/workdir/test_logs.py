@@ -9,13 +9,17 @@ import time
 import types
 from datetime import datetime, timedelta
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from orc_jax import trackers
+from orc_jax.config import resolve
 from orc_jax.errors import UserError
+from orc_jax.keeping import keeping
+from orc_jax.run import build
 from orc_jax.workdir import logs, metrics
 from tests.helpers import train
 
@@ -43,7 +47,7 @@ def test_a_tracker_for_which_the_system_has_no_room(config, tmp_path, monkeypatc
     logs.MetricsLog(tmp_path, 0, config)
 
 
-def test_trackers_are_equal(config, console, tmp_path, monkeypatch):
+def test_trackers_are_equal(config, console, tmp_path, monkeypatch, toy):
     """What TensorBoard gets, Weights & Biases gets too; a run that goes on is the same run there."""
     calls = []
 
@@ -73,6 +77,7 @@ def test_trackers_are_equal(config, console, tmp_path, monkeypatch):
     )
     assert {metrics.SPEED, metrics.SECONDS} <= set(row[1]) and pictures.dtype == np.uint8
     assert opened["config"]["orc"]["beta"] == 0.5 and opened["resume"] == "allow" and opened["name"] == "run"
+    assert opened["reinit"] == "create_new", "replicas would be one run"
     calls.clear()
     log = logs.MetricsLog(tmp_path / "run", 5, config)
     log.close()
@@ -80,6 +85,10 @@ def test_trackers_are_equal(config, console, tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     logs.MetricsLog(tmp_path / "other", 0, config).close()
     assert calls[-2]["id"] != opened["id"] and calls[-2]["name"] == "other"
+    run = build(resolve(config), toy, jax.local_devices())
+    with pytest.raises(MemoryError), keeping(run, tmp_path / "other", 0, console, 1):
+        raise MemoryError
+    assert calls[-1] == "finished", "the next run would be logged into it"
     config.log_to = ""
     assert logs.MetricsLog(tmp_path / "run", 5, config).trackers == []
 

@@ -54,11 +54,14 @@ def test_the_columns_of_an_evaluation():
     assert dict(added) == {f"eval/{metric}/mean": value for metric, value in mean.items()}
 
 
-def test_the_best_is_the_first_of_equals_by_the_target():
+def test_the_best_is_the_last_of_equals_by_the_target():
+    """As the best checkpoint is; but a run that is as good as before has not become better."""
     rows = [row(1), row(2, t=0.9, s=0.4), row(3, t=0.1, s=0.6), row(4), row(5, t=0.2, s=0.6), row(6, t=0.3, s=0.5)]
-    assert metrics.best(rows, "s")["epoch"] == 3
+    assert metrics.best(rows, "s")["epoch"] == 5
     assert metrics.best(rows, "t")["epoch"] == 2
-    assert metrics.best(rows, metrics.ENSEMBLE)["epoch"] == 2
+    assert metrics.stalled(rows[:5], "s", 2) and not metrics.stalled(rows[:5], "s", 3)
+    assert not metrics.stalled(rows[:5], "s", 0) and not metrics.stalled(rows[:1], "s", 1)
+    assert metrics.best(rows, metrics.ENSEMBLE)["epoch"] == 6
     with pytest.raises(ValueError):
         metrics.best(rows[:1], "s")
 
