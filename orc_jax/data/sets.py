@@ -251,8 +251,12 @@ def _constants(
         for field in ("mean", "std"):
             if len(config[field]) != channels:
                 raise UserError(f"config.{field}={tuple(config[field])}: must have {channels} values, one per channel")
-        if min(config.std) <= 0:
-            raise UserError(f"config.std={tuple(config.std)}: must be greater than 0")
+        scale = "of images in [0, 1]; of values from 0 to 255, divide by 255"
+        for field, fine, accepted in (
+            ("mean", all(0 <= value <= 1 for value in config.mean), "from 0 to 1"),
+            ("std", all(0 < value <= 1 for value in config.std), "greater than 0 and at most 1"),
+        ):
+            require(f"config.{field}", tuple(config[field]), fine, f"{accepted}, {scale}")
         return tuple(config.mean), tuple(config.std)
     known = name.partition(":")[0]  # cifar100:3.0.2 is a version of it
     if known in CONSTANTS:

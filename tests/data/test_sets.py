@@ -57,6 +57,26 @@ def test_constants():
     assert (dataset.mean, dataset.std) == ((0.5, 0.4), (0.1, 0.2))
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "text"),
+    [
+        (
+            125.3,
+            0.25,
+            r"config.mean=\(125.3,\): must be from 0 to 1, of images in \[0, 1\]; of values from 0 to 255, divide",
+        ),
+        (-0.1, 0.25, "config.mean="),
+        (np.nan, 0.25, "config.mean="),
+        (0.5, 63.0, r"config.std=\(63.0,\): must be greater than 0 and at most 1, of images in \[0, 1\]; .* by 255$"),
+        (0.5, 0.0, "config.std="),
+        (0.5, np.nan, "config.std="),
+    ],
+)
+def test_constants_of_another_scale(mean, std, text):
+    with pytest.raises(UserError, match=text):
+        sets.load(digits(mean=(mean,), std=(std,)), print)
+
+
 def test_a_balanced_subset():
     whole, subset = sets.load(digits(), print), sets.load(digits(examples_per_class=12, batch_size=60), print)
     assert np.bincount(subset.train.labels).tolist() == [12] * 10
