@@ -25,7 +25,7 @@ from rich.console import Console
 from orc_jax import places, training
 from orc_jax.config import Resolved, default, resolve
 from orc_jax.config_files import check_fields
-from orc_jax.data import arrays, sets
+from orc_jax.data import sets
 from orc_jax.data.splits import eval_splits
 from orc_jax.deploy.member import Member, classifier, load_member, network_of
 from orc_jax.errors import UserError
@@ -81,9 +81,8 @@ def train(
         check_fields(config, "orc_jax.train")
     resolved, dataset = config if isinstance(config, Resolved) else resolve(config), None
     if train_set is not None and test_set is not None:
-        names = class_names or arrays.class_names(arrays.checked("train", *train_set).labels)
         resolved = resolved.replace(dataset=ARRAYS)
-        dataset = sets.from_arrays(ARRAYS, train_set, test_set, names, resolved.config)
+        dataset = sets.from_arrays(ARRAYS, train_set, test_set, class_names, resolved.config)
     elif not (train_set is test_set is class_names is None):
         raise UserError("train_set, test_set: must be given both, with or without class_names, or none of the three")
     folder = places.workdir("workdir", tempfile.mkdtemp(prefix="orc_jax_") if workdir is None else workdir)

@@ -74,8 +74,9 @@ def test_train_returns_what_the_run_has_come_to(trained_on_arrays, config, toy, 
     for arguments in ((toy.train,), (toy.train, None, ["a", "b", "c"]), (None, toy.test), (None, None, ["a"])):
         with pytest.raises(UserError, match="train_set, test_set: must be given both"):
             orc_jax.train(config, *arguments)
-    with pytest.raises(UserError, match=r"arrays \(train\) has labels 0 to 2, but only 2 classes"):
-        orc_jax.train(config, toy.train, toy.test, ["a", "b"])
+    for names in (["a", "b"], np.array(["a", "b"])):
+        with pytest.raises(UserError, match=r"arrays \(train\) has labels 0 to 2, but only 2 classes"):
+            orc_jax.train(config, toy.train, toy.test, names)
 
 
 def test_a_field_that_there_is_not_is_refused(toy, tmp_path, config):

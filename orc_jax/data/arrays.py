@@ -1,5 +1,6 @@
 """Images and labels as arrays of strangers: taken if they can only mean one thing, else refused with a hint."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,33 @@ COLOURS = 4  # channels that a photo has at most
 UNNAMED = 1000  # classes that labels alone may stand for, if there are fewer examples
 
 
+def pair(split: str, given: Any) -> tuple[Any, Any]:
+    """The images and the labels of a split that is given as these two.
+
+    Raises:
+        UserError: if it is something else, such as a list of examples.
+    """
+    try:
+        images, labels = given
+    except (TypeError, ValueError):
+        length = f" of {len(given)}" if hasattr(given, "__len__") else ""
+        raise UserError(
+            f"{split} set, a {type(given).__name__}{length}: must be (images, labels), two arrays; of pairs (image, "
+            "label), tuple(map(np.stack, zip(*pairs)))"
+        ) from None
+    return images, labels
+
+
 def checked(split: str, images: Any, labels: Any) -> Images:
     """Images and labels of a split, labels as int64 `[n]`; they may come as `[n, 1]`.
 
     Raises:
         UserError: if they are not uint8 `[n, height, width, channels]` and n integers, or seem to lie in another order.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
+    images = _array(
+        f"{split} images", images, f"uint8 {LAYOUT}; images of many sizes are read by config.dataset=folder"
+    )
+    labels = _array(f"{split} labels", labels, f"{len(images) if images.ndim else 'n'} integers")
     told = f"{split} images of {images.dtype} {list(images.shape)}: must be uint8 {LAYOUT}"
     if images.ndim != 4 or images.dtype != np.uint8 or not images.size:
         raise UserError(told + _hint(images))
@@ -32,6 +53,13 @@ def checked(split: str, images: Any, labels: Any) -> Images:
             f"{_hint_of_labels(images, labels)}"
         )
     return Images(images, labels.astype(np.int64))  # int32 could make a class of what is none
+
+
+def _array(what: str, given: Any, accepted: str) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except ValueError as error:  # NumPy's of a list whose parts differ in shape
+        raise UserError(f"{what}, a {type(given).__name__}, are not all of one shape: must be {accepted}") from error
 
 
 def _hint(images: np.ndarray) -> str:
@@ -88,21 +116,38 @@ def _hint_of_labels(images: np.ndarray, labels: np.ndarray) -> str:
     return ""
 
 
-def class_names(labels: np.ndarray) -> list[str]:
-    """Names for the classes of labels that have none: their numbers.
+def names(what: str, given: Any) -> tuple[str, ...]:
+    """Names of classes as text, of which bytes are UTF-8; `what` they are of, for messages.
+
+    Raises:
+        UserError: if they are not several names, or one comes twice.
+    """
+    array = _array(what, given, "one name for each class")
+    if array.ndim != 1 or not array.size:
+        raise UserError(
+            f"{what} of {array.dtype} {list(array.shape)}: must be one name for each class, such as ['cat', 'dog']"
+        )
+    found = tuple(name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name) for name in given)
+    if twice := [name for name, count in Counter(found).items() if count > 1]:
+        raise UserError(f"{what}: {twice[0]!r} comes twice, and must be the name of one class")
+    return found
+
+
+def class_names(what: str, labels: np.ndarray) -> tuple[str, ...]:
+    """Names for the classes of labels that have none: their numbers; `what` they are the labels of, for messages.
 
     Raises:
         UserError: if a label is so large that it cannot be the number of a class, or they are numbered from 1.
     """
     if labels.size and labels.min() > 0:
         raise UserError(
-            f"labels {labels.min()} to {labels.max()}: classes are numbered from 0, and no example has 0. Give "
-            "labels - 1, or class_names that name all classes"
+            f"{what} has labels {labels.min()} to {labels.max()}: classes are numbered from 0, and no example has 0; "
+            "accepted are labels - 1, or class_names that name all classes"
         )
     count = int(labels.max(initial=0)) + 1
     if count > max(UNNAMED, len(labels)):
-        raise UserError(f"labels up to {count - 1} of {len(labels)} examples: classes are numbered from 0")
-    return [str(label) for label in range(count)]
+        raise UserError(f"{what} has labels up to {count - 1} of {len(labels)} examples: classes are numbered from 0")
+    return tuple(str(label) for label in range(count))
 
 
 def check_labels(what: str, labels: np.ndarray, num_classes: int) -> None:

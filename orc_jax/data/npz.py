@@ -14,7 +14,7 @@ KEYS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"), ("X_{}", "y_{}"))
 NAMES = "class_names"
 
 
-def load(path: str, train_split: str, eval_split: str) -> tuple[list[str], Images, Images]:
+def load(path: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...], Images, Images]:
     """The names of the classes, and the two splits in memory.
 
     The classes are named by an array of strings, `class_names`, or else by the numbers up to the greatest label of the
@@ -33,7 +33,7 @@ def load(path: str, train_split: str, eval_split: str) -> tuple[list[str], Image
                 _split(file, field, split, path)
                 for field, split in (("train_split", train_split), ("eval_split", eval_split))
             )
-            names = _names(file[NAMES], path) if NAMES in file.files else arrays.class_names(train.labels)
+            names = _names(file, train.labels, train_split, path)
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"config.data_dir={path!r}: is no .npz file of plain arrays: {error}") from error
     if train.images.shape[1:] != test.images.shape[1:]:
@@ -42,11 +42,10 @@ def load(path: str, train_split: str, eval_split: str) -> tuple[list[str], Image
     return names, train, test
 
 
-def _names(given: np.ndarray, path: str) -> list[str]:
-    """The names of the classes, of which bytes are UTF-8."""
-    if given.ndim != 1 or not given.size:
-        raise UserError(f"{path}: {NAMES} of {given.dtype} {list(given.shape)}: must be one name for each class")
-    return [name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name) for name in given]
+def _names(file: Any, labels: np.ndarray, train_split: str, path: str) -> tuple[str, ...]:
+    if NAMES in file.files:
+        return arrays.names(f"{path}: {NAMES}", file[NAMES])
+    return arrays.class_names(f"config.train_split={train_split!r} of config.data_dir={path!r}", labels)
 
 
 def _split(file: Any, field: str, split: str, path: str) -> Images:

@@ -34,28 +34,33 @@ def from_arrays(
     name: str,
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
-    class_names: Sequence[str],
+    class_names: Sequence[str] | None = None,
     config: ConfigDict | None = None,
 ) -> Dataset:
     """A set in memory of arrays that are there already.
 
     `train` and `test` are images, uint8 `[n, height, width, channels]`, and labels, integers in `[0, classes)`, `[n]`
-    or `[n, 1]`. With a `config`, its constants and its number of examples per class hold, as for a set that it names.
+    or `[n, 1]`. Classes without names are called by their numbers. With a `config`, its constants and its number of
+    examples per class hold, as for a set that it names.
 
     Raises:
-        UserError: if the arrays are not of these shapes and types, labels are out of range, or the set does not fit the
-            config.
+        UserError: if the arrays are not of these shapes and types, labels are out of range, names are not one for each
+            class, or the set does not fit the config.
     """
-    both = [arrays.checked(split, *given) for split, given in (("train", train), ("test", test))]
+    both = [arrays.checked(split, *arrays.pair(split, given)) for split, given in (("train", train), ("test", test))]
+    if class_names is None:
+        names = arrays.class_names(f"{name} (train)", both[0].labels)
+    else:
+        names = arrays.names("class_names", class_names)
     for split, examples in zip(("train", "test"), both, strict=True):
-        arrays.check_labels(f"{name} ({split})", examples.labels, len(class_names))
+        arrays.check_labels(f"{name} ({split})", examples.labels, len(names))
     both = [examples._replace(labels=examples.labels.astype(np.int32)) for examples in both]
     if both[0].images.shape[1:] != both[1].images.shape[1:]:
         raise UserError(f"train and test images differ in shape: {[list(s.images.shape[1:]) for s in both]}")
     if config is not None:
-        return _split_arrays(config, name, class_names, *both)
+        return _split_arrays(config, name, names, *both)
     mean, std = _computed_constants(both[0].images)
-    return Dataset(name, both[0], both[1], tuple(class_names), both[0].images.shape[1:], mean, std)
+    return Dataset(name, both[0], both[1], names, both[0].images.shape[1:], mean, std)
 
 
 def _split_arrays(config: ConfigDict, name: str, class_names: Sequence[str], train: Images, test: Images) -> Dataset:

@@ -55,6 +55,65 @@ def test_arrays_that_do_not_fit(train_set, text):
 
 
 @pytest.mark.parametrize(
+    ("train_set", "text"),
+    [
+        (
+            ([np.zeros((n, 8, 1), np.uint8) for n in (8, 9)], [0, 1]),
+            "train images, a list, are not all of one shape: must",
+        ),
+        ((IMAGES, [[0], [0, 1], [1], [0]]), "train labels, a list, are not all of one shape: must be 4 integers"),
+        (list(zip(IMAGES, LABELS, strict=True)), r"train set, a list of 4: must be \(images, labels\), two arrays"),
+        (list(zip(IMAGES, LABELS, strict=True))[:2], "train images, a tuple, are not all of one shape"),
+        (IMAGES, r"train set, a ndarray of 4: must be \(images, labels\), two arrays"),
+        (7, r"train set, a int: must be \(images, labels\), two arrays"),
+    ],
+)
+def test_what_is_no_pair_of_arrays(train_set, text):
+    with pytest.raises(UserError, match=text):
+        sets.from_arrays("x", train_set, (IMAGES, LABELS), ["a", "b"])
+
+
+def test_the_hint_for_pairs_makes_the_same_arrays():
+    pairs = list(zip(np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1), range(4), strict=True))
+    with pytest.raises(UserError) as refused:
+        arrays.pair("train", pairs)
+    images, labels = eval(str(refused.value).rpartition("label), ")[2], {"np": np, "pairs": pairs})
+    found = arrays.checked("train", images, labels)
+    assert found.images.reshape(-1).tolist() == list(range(256)) and found.labels.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (np.array(["cat", "dog"]), ("cat", "dog")),
+        ([3, 7], ("3", "7")),
+        (np.array([b"caf\xc3\xa9", b"b"]), ("café", "b")),
+        (None, ("0",)),
+    ],
+)
+def test_names_of_classes(given, names):
+    """Text, whatever they come as."""
+    found = sets.from_arrays("x", (IMAGES, LABELS), (IMAGES, LABELS), given).class_names
+    assert found == names and all(type(name) is str for name in found)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("cat", r"class_names of <U3 \[\]: must be one name for each class"),
+        ({"cat", "dog"}, "class_names of object .*: must be one name for each class"),
+        ([], r"class_names of float64 \[0\]: must be one name for each class"),
+        ([["a"], ["b", "c"]], "class_names, a list, are not all of one shape: must be one name for each class"),
+        (["cat", "dog", "cat"], "class_names: 'cat' comes twice"),
+        ([1, "1"], "class_names: '1' comes twice"),
+    ],
+)
+def test_what_are_no_names_of_classes(given, text):
+    with pytest.raises(UserError, match=text):
+        sets.from_arrays("x", (IMAGES, LABELS), (IMAGES, LABELS), given)
+
+
+@pytest.mark.parametrize(
     "shape", [(3, 3, 3), (2, 3, 3), (1, 1, 3), (8, 8, 13), (28, 28, 1), (224, 160, 3), (4, 4, 4), (64, 64, 200)]
 )
 def test_arrays_that_fit(shape):
@@ -94,9 +153,9 @@ def test_numbers_that_no_hint_makes_an_image_of(value, text):
 
 
 def test_names_of_classes_that_have_none():
-    assert arrays.class_names(np.array([0, 2, 1])) == ["0", "1", "2"]
-    assert len(arrays.class_names(np.array([999, 0]))) == 1000
-    with pytest.raises(UserError, match="labels 1 to 2: classes are numbered from 0, and no example has 0"):
-        arrays.class_names(np.array([1, 2]))
-    with pytest.raises(UserError, match="labels up to 1000000000 of 2 examples"):
-        arrays.class_names(np.array([0, 10**9]))
+    assert arrays.class_names("x", np.array([0, 2, 1])) == ("0", "1", "2")
+    assert len(arrays.class_names("x", np.array([999, 0]))) == 1000
+    with pytest.raises(UserError, match=r"^x has labels 1 to 2: classes are numbered from 0, and no example has 0"):
+        arrays.class_names("x", np.array([1, 2]))
+    with pytest.raises(UserError, match=r"^x has labels up to 1000000000 of 2 examples"):
+        arrays.class_names("x", np.array([0, 10**9]))

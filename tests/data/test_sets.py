@@ -47,13 +47,13 @@ def test_constants():
     assert (dataset.mean, dataset.std) == ((0.25,), (0.5,))
     images = np.full((4, 2, 2, 2), 51, np.uint8)
     images[:2, ..., 1] = 255
-    dataset = sets.from_arrays("x", (images, np.arange(4)), (images[:1], [0]), "abcd")
+    dataset = sets.from_arrays("x", (images, np.arange(4)), (images[:1], [0]), list("abcd"))
     np.testing.assert_allclose(dataset.mean, (0.2, 0.6))
     np.testing.assert_allclose(dataset.std, (1e-6, 0.4))
     assert dataset.name == "x" and dataset.image_shape == (2, 2, 2) and dataset.class_names == ("a", "b", "c", "d")
     assert dataset.train.labels.dtype == np.int32 and not dataset.is_streamed
     config = config_for(mean=(0.5, 0.4), std=(0.1, 0.2), batch_size=2)
-    dataset = sets.from_arrays("x", (images, np.arange(4)), (images[:1], [0]), "abcd", config)
+    dataset = sets.from_arrays("x", (images, np.arange(4)), (images[:1], [0]), list("abcd"), config)
     assert (dataset.mean, dataset.std) == ((0.5, 0.4), (0.1, 0.2))
 
 
