@@ -1,4 +1,4 @@
-"""Sets in memory that were decoded before: kept in the user's cache, so that the next start has them at once.
+"""Splits in memory that were decoded before: kept in the user's cache, so that the next start has them at once.
 
 What is kept is used only while the files that it was made of are the same, by their names, sizes and times, and while
 its own checksums are right. It can be deleted at any time.
@@ -21,20 +21,18 @@ from orc_jax import cache
 from orc_jax.data.types import Images
 
 FILE = "description.json"
-SPLITS = ("train", "test")
 
 
 class Decoded(NamedTuple):
-    """A set in memory, and the folder that its source lies in."""
+    """A split in memory, the names of its classes, and the folder that its source lies in."""
 
     class_names: Sequence[str]
-    train: Images
-    test: Images
+    examples: Images
     source: Path
 
 
 def kept(asked: Sequence[str], decode: Callable[[], Decoded | None]) -> Decoded | None:
-    """The set that was kept as `asked` (its name, folder and splits), or else the set that `decode` reads, kept now.
+    """The split that was kept as `asked` (set, folder, split), or else the one that `decode` reads, kept now.
 
     None if `decode` has none that can be kept.
     """
@@ -59,32 +57,26 @@ def _read(place: Path) -> Decoded | None:
         source = Path(described["source"])
         if _state(source) != described["state"]:
             return None
-        splits = []
-        for split in SPLITS:
-            # `asarray`: a plain array on the mapped file, which is read as it is used
-            arrays = [np.asarray(np.load(place / f"{split}_{n}.npy", mmap_mode="r")) for n in Images._fields]
-            if [zlib.crc32(array.data) for array in arrays] != described["checksums"][split]:
-                return None
-            splits.append(Images(*arrays))
-        return Decoded(tuple(described["class_names"]), splits[0], splits[1], source)
+        # `asarray`: a plain array on the mapped file, which is read as it is used
+        arrays = [np.asarray(np.load(place / f"{name}.npy", mmap_mode="r")) for name in Images._fields]
+        if [zlib.crc32(array.data) for array in arrays] != described["checksums"]:
+            return None
+        return Decoded(tuple(described["class_names"]), Images(*arrays), source)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # nothing there, or damaged: it is decoded anew
 
 
 def _write(place: Path, found: Decoded) -> None:
-    """Keeps a set. That there is no room, or no right to write, is no reason to stop."""
+    """Keeps a split. That there is no room, or no right to write, is no reason to stop."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(dir=place.parent))
     except OSError:
         return
     try:
-        checksums = {}
-        for split in SPLITS:
-            images: Images = getattr(found, split)
-            for name, array in images._asdict().items():
-                np.save(new / f"{split}_{name}.npy", array)
-            checksums[split] = [zlib.crc32(np.ascontiguousarray(array).data) for array in images]
+        for name, array in found.examples._asdict().items():
+            np.save(new / f"{name}.npy", array)
+        checksums = [zlib.crc32(np.ascontiguousarray(array).data) for array in found.examples]
         described = {"class_names": list(found.class_names), "checksums": checksums}
         described |= {"source": str(found.source.absolute()), "state": _state(found.source)}
         (new / FILE).write_text(json.dumps(described))

@@ -1,7 +1,9 @@
 """Sets in one file of NumPy arrays: MedMNIST's `train_images`, `train_labels` ..., or Keras's `x_train`, `y_train`."""
 
+import contextlib
 import os
 import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,14 @@ KEYS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"), ("X_{}", "y_{}"))
 NAMES = "class_names"
 
 
-def load(path: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...], Images, Images]:
-    """The names of the classes, and the two splits in memory.
+def load(
+    path: str, wanted: Mapping[str, str], train_split: str, class_names: Sequence[str] = ()
+) -> tuple[Sequence[str], dict[str, Images]]:
+    """The names of the classes, and by their names the splits that are wanted, with the fields that ask for them.
 
-    The classes are named by an array of strings, `class_names`, or else by the numbers up to the greatest label of the
-    training split. Grey images may come as `[n, height, width]`, labels as `[n, 1]`.
+    The classes are named by an array of strings, `class_names`. In a file without it they are those that are given, or
+    where the training split is wanted, or none are given, the numbers up to the greatest label: of the training split,
+    or if it is not there of the split that is wanted. Grey images may come as `[n, height, width]`, labels as `[n, 1]`.
 
     Raises:
         UserError: if there is no such file or split, or it does not hold images with one label each.
@@ -27,33 +32,58 @@ def load(path: str, train_split: str, eval_split: str) -> tuple[tuple[str, ...],
         raise UserError(f"config.data_dir={path!r}: must be a file of arrays, such as pathmnist.npz, and there is none")
     if not zipfile.is_zipfile(path):
         raise UserError(f"config.data_dir={path!r}: is no .npz file, as numpy.savez writes it, or not the whole of one")
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            train, test = (
-                _split(file, field, split, path)
-                for field, split in (("train_split", train_split), ("eval_split", eval_split))
-            )
-            names = _names(file, train.labels, train_split, path)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"config.data_dir={path!r}: is no .npz file of plain arrays: {error}") from error
-    if train.images.shape[1:] != test.images.shape[1:]:
-        shapes = [list(split.images.shape[1:]) for split in (train, test)]
+    with contextlib.ExitStack() as stack:
+        with _reading(path):
+            opened = stack.enter_context(open(path, "rb"))
+            file = stack.enter_context(np.load(opened, allow_pickle=False))
+        known = NAMES in file.files or (class_names and "train_split" not in wanted.values())
+        # Labels alone tell how many classes there are, and those of training tell it best.
+        also = {} if known or not _keys(file, train_split) else {train_split: "train_split"}
+        fields = {**also, **wanted}
+        found = {split: _split(file, field, split, path) for split, field in fields.items()}
+        if NAMES in file.files:
+            class_names = arrays.names(f"{path}: {NAMES}", _array(file, NAMES, path))
+        elif not known:
+            split, field = next(iter(fields.items()))
+            what = f"config.{field}={split!r} of config.data_dir={path!r} ({_keys(file, split)[-1]})"
+            class_names = arrays.class_names(what, found[split].labels)
+    shapes = [list(split.images.shape[1:]) for split in found.values()]
+    if any(shape != shapes[0] for shape in shapes):
         raise UserError(f"config.data_dir={path!r}: training and evaluation images differ in shape: {shapes}")
-    return names, train, test
+    return class_names, found
 
 
-def _names(file: Any, labels: np.ndarray, train_split: str, path: str) -> tuple[str, ...]:
-    if NAMES in file.files:
-        return arrays.names(f"{path}: {NAMES}", file[NAMES])
-    return arrays.class_names(f"config.train_split={train_split!r} of config.data_dir={path!r}", labels)
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # anything can be wrong with a file
+        raise UserError(f"config.data_dir={path!r}: is no .npz file of plain arrays: {error}") from error
+
+
+def _array(file: Any, key: str, path: str) -> np.ndarray:
+    with _reading(path):
+        found = file[key]
+        if not isinstance(found, np.ndarray):  # NumPy gives the bytes of what is none
+            raise TypeError(f"{key} is no array")
+    return found
+
+
+def _keys(file: Any, split: str) -> tuple[str, ...]:
+    """What the images and the labels of a split are called; empty if it is not there."""
+    named = (tuple(key.format(split) for key in keys) for keys in KEYS)
+    return next((keys for keys in named if set(keys) <= set(file.files)), ())
 
 
 def _split(file: Any, field: str, split: str, path: str) -> Images:
-    for keys in KEYS:
-        images, labels = (key.format(split) for key in keys)
-        if images in file.files and labels in file.files:
-            found = file[images]
-            grey = found.ndim == 3 and found.dtype == np.uint8
-            return arrays.checked(f"{path}: {split}", found[..., None] if grey else found, file[labels])
-    wanted = " or ".join(f"{images.format(split)} and {labels.format(split)}" for images, labels in KEYS[:2])
-    raise UserError(f"config.{field}={split!r}: {path} has no {wanted}; it has {', '.join(file.files) or 'nothing'}")
+    keys = _keys(file, split)
+    if not keys:
+        wanted = " or ".join(f"{images.format(split)} and {labels.format(split)}" for images, labels in KEYS[:2])
+        raise UserError(
+            f"config.{field}={split!r}: {path} has no {wanted}; it has {', '.join(file.files) or 'nothing'}"
+        )
+    images, labels = (_array(file, key, path) for key in keys)
+    grey = images.ndim == 3 and images.dtype == np.uint8
+    return arrays.checked(f"{path}: {split}", images[..., None] if grey else images, labels)

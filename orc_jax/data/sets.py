@@ -6,7 +6,7 @@ of many sizes, such as ImageNet, are streamed: their images are read and decoded
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from orc_jax.plugins import Plugins
 
 SMALL = 96  # pixels up to which images that need not be made smaller are seen whole
 LOOKED_AT = 1000  # examples of a streamed set whose labels are looked at before training: a second or two
+Wanted = Mapping[str, str]  # splits by their names, the training split first, and the fields that ask for them
 FILES = ("folder", "npz")  # sets that config.data_dir alone tells; of others it is where they are prepared
 USUAL_CROPS = ((0.08, 1.0), 0.875)  # the defaults of stream.crop_area and stream.eval_crop
 # Published per-channel constants of images in [0, 1]. Of other sets in memory they are computed from the training
@@ -86,8 +87,8 @@ def load(
     """The set that `config.dataset` names, prepared first if need be.
 
     `warn` is told what is left out of a folder. `plugins` has the builder of TFDS that `config.dataset` names, if it is
-    one of a person's own. What is not trained on need not fill a batch, and of a folder it need not be there: its
-    classes are then `class_names`, those of the trained networks if these know them.
+    one of a person's own. What is not trained on need not fill a batch, and need not be there: it is not read. The
+    classes of a folder or a file are then `class_names`, those of the trained networks if these know them.
 
     Raises:
         UserError: if there is no such set, it is not one of images with one label each, it is neither prepared nor can
@@ -96,69 +97,66 @@ def load(
     names, share = splits.eval_splits(config), config.validation_share
     holds_out = share > 0 and (trains or splits.HELD_OUT in names)
     own = [name for name in names if not (share and name == splits.HELD_OUT)]
-    first = _of_split(config, own[0] if own else config.train_split)
-    class_names, train, test, whole = _read(first, warn, plugins, trains or holds_out, class_names)
-    found = {own[0]: test} if own else {}
+    wanted = {config.train_split: "train_split"} if trains or holds_out else {}
+    for name in own[:1]:
+        wanted.setdefault(name, "eval_split")
+    class_names, found, whole = _read(config, wanted, warn, plugins, class_names)
+    train = found[next(iter(wanted))]
     for name in own[1:]:
-        only = _of_split(config, name)
-        only.train_split = name
+        if name in found:
+            continue
         try:
-            _, _, found[name], small = _read(only, warn, plugins, False, class_names)
+            _, only, small = _read(config, {name: "eval_split"}, warn, plugins, class_names)
         except UserError as error:  # it names a field that a person has not set
-            raise UserError(re.sub(r"^config\.(train|eval)_split=", "config.eval_splits: ", str(error))) from error
-        whole = whole and small
+            raise UserError(re.sub(r"^config\.eval_split=", "config.eval_splits: ", str(error))) from error
+        found, whole = found | only, whole and small
     if holds_out:
         train, found[splits.HELD_OUT] = splits.hold_out(train, config)
-    _check_shapes(config, train, found)
+    _check_shapes(config, found)
     dataset = _fitted(config, config.dataset, class_names, train, found[names[0]], trains)
     return dataset._replace(whole=whole, others=tuple((name, found[name]) for name in names[1:]))
 
 
-def _of_split(config: ConfigDict, name: str) -> ConfigDict:
-    """The config of a run that is evaluated on one split."""
-    config = ConfigDict(config)
-    config.eval_split = name
-    return config
-
-
-def _check_shapes(config: ConfigDict, train: Images | Records, found: dict[str, Images | Records]) -> None:
-    of = {name: split.images.shape[1:] for name, split in found.items() if isinstance(split, Images)}
-    if isinstance(train, Images) and (different := {name: s for name, s in of.items() if s != train.images.shape[1:]}):
-        raise UserError(
-            f"config.eval_splits: images of {config.dataset} differ in shape: {list(train.images.shape[1:])} in "
-            f"training, {different}"
-        )
+def _check_shapes(config: ConfigDict, found: dict[str, Images | Records]) -> None:
+    shapes = {name: list(split.images.shape[1:]) for name, split in found.items() if isinstance(split, Images)}
+    if len(set(map(tuple, shapes.values()))) > 1:
+        raise UserError(f"config.eval_splits: images of {config.dataset} differ in shape: {shapes}")
 
 
 def _read(
     config: ConfigDict,
+    wanted: Wanted,
     warn: Callable[[str], None],
     plugins: Plugins | None,
-    trains: bool,
     class_names: Sequence[str],
-) -> tuple[Sequence[str], Images | Records, Images | Records, bool]:
-    """Names of the classes, training split and one evaluation split, and whether images are seen whole."""
+) -> tuple[Sequence[str], dict[str, Images | Records], bool]:
+    """Names of the classes, the splits that are wanted, and whether images are seen whole.
+
+    The names are the training split's if it is wanted, else `class_names` if the set itself has none.
+    """
     whole = False
+    found: Mapping[str, Images | Records]
     if config.dataset == "digits":
-        class_names, train, test = _digits(config)
+        class_names, found = _digits(wanted)
     elif config.dataset == "folder":
-        class_names, train, test, largest = _folder(config, warn, trains, class_names)
+        class_names, found, largest = _folder(config, wanted, warn, class_names)
         usual = (config.stream.crop_area, config.stream.eval_crop) == USUAL_CROPS
         whole = usual and largest <= config.stream.image_size <= SMALL
     elif config.dataset == "npz":
-        class_names, train, test = npz.load(os.path.expanduser(config.data_dir), config.train_split, config.eval_split)
+        class_names, found = npz.load(os.path.expanduser(config.data_dir), wanted, config.train_split, class_names)
     else:
-        class_names, train, test = tfds_sets.load(config, plugins or {})
+        class_names, found = tfds_sets.load(config, wanted, plugins or {})
         if config.stream.check == "full":
-            _check_all(config, [split for split in (train, test) if not isinstance(split, Images)])
-    for field, split in (("train_split", train), ("eval_split", test)):
+            _check_all(config, [split for split in found.values() if not isinstance(split, Images)])
+    for name, field in wanted.items():
+        split = found[name]
         if not size(split):
-            raise UserError(f"config.{field}={config[field]!r} of {config.dataset} has no example")
+            raise UserError(f"config.{field}={name!r} of {config.dataset} has no example")
         if not isinstance(split, folder.Records):  # whose labels are numbers of its folders
             # Of a streamed set a look at some; each is looked at when it is read.
             labels = split.labels if isinstance(split, Images) else split.some_labels(LOOKED_AT)
-            arrays.check_labels(f"config.{field}={config[field]!r} of {config.dataset}", labels, len(class_names))
-    return class_names, _narrow(train), _narrow(test), whole
+            arrays.check_labels(f"config.{field}={name!r} of {config.dataset}", labels, len(class_names))
+    return class_names, {name: _narrow(found[name]) for name in wanted}, whole
 
 
 def _narrow(split: Images | Records) -> Images | Records:
@@ -174,7 +172,7 @@ def _fitted(
     trains: bool = True,
 ) -> Dataset:
     """The set as the config wants it: so many examples of each class, and its constants."""
-    if config.examples_per_class:
+    if trains and config.examples_per_class:
         train = _balanced(config, train, class_names)
     if trains and config.batch_size > size(train):
         raise UserError(
@@ -190,7 +188,7 @@ def _fitted(
     return Dataset(name, train, test, tuple(class_names), image_shape, mean, std)
 
 
-def _digits(config: ConfigDict) -> tuple[list[str], Images, Images]:
+def _digits(wanted: Wanted) -> tuple[list[str], dict[str, Images]]:
     """Scikit-learn's 1,797 handwritten digits, 8x8 grey: a fixed, stratified split of four to one."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -200,25 +198,30 @@ def _digits(config: ConfigDict) -> tuple[list[str], Images, Images]:
     labels = digits.target.astype(np.int32)
     halves = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
     splits = {"train": Images(halves[0], halves[2]), "test": Images(halves[1], halves[3])}
-    for field in ("train_split", "eval_split"):
-        if config[field] not in splits:
-            raise unknown(f"config.{field}", config[field], splits)
-    return [str(digit) for digit in digits.target_names], splits[config.train_split], splits[config.eval_split]
+    for name, field in wanted.items():
+        if name not in splits:
+            raise unknown(f"config.{field}", name, splits)
+    return [str(digit) for digit in digits.target_names], splits
 
 
-def _folder(config: ConfigDict, warn: Callable[[str], None], trains: bool, class_names: Sequence[str]) -> folder.Folder:
+def _folder(
+    config: ConfigDict, wanted: Wanted, warn: Callable[[str], None], class_names: Sequence[str]
+) -> tuple[Sequence[str], dict[str, folder.Records], int]:
+    """Names of the classes, the splits, and the pixels of the longest side of any image."""
     require("config.data_dir", repr(config.data_dir), bool(config.data_dir), "the folder with train/<class>/<image>")
     root = os.path.expanduser(config.data_dir)
     fields = {name: config.stream[name] for name in folder.Options._fields if name in config.stream}
     options = folder.Options(label_file=config.label_file, **fields)
     # Where nothing is trained, a training split tells at most the names of the classes.
-    train_split = config.train_split if trains else None
-    if not trains and not class_names:
+    train_split = config.train_split if "train_split" in wanted.values() else None
+    if train_split is None and not class_names:
         class_names = folder.in_order(layout.class_folders(root, config.train_split, options.skip_other_files))
-    found = folder.load(root, train_split, config.eval_split, options, warn, class_names)
-    if trains:
-        folder.require_classes(found.class_names, root, config.train_split)
-    return found
+    *_, eval_split = wanted
+    found = folder.load(root, train_split, eval_split, options, warn, class_names)
+    if train_split is None:
+        return found.class_names, {eval_split: found.test}, found.largest
+    folder.require_classes(found.class_names, root, train_split)
+    return found.class_names, {train_split: found.train} | {eval_split: found.test}, found.largest
 
 
 def _check_all(config: ConfigDict, splits: Sequence[Any]) -> None:

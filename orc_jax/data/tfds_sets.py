@@ -1,6 +1,7 @@
 """Sets of TFDS: in memory if their images are of one size, else streamed."""
 
 import difflib
+import functools
 import importlib.util
 import os
 import shlex
@@ -8,7 +9,7 @@ import socket
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,10 +56,31 @@ class EncodedImages(NamedTuple):
         return f"example {i} of {self.title}"
 
 
-def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | EncodedImages, Images | EncodedImages]:
-    """Names of the classes, training split and evaluation split of the set `config.dataset`, prepared if need be.
+class Source(NamedTuple):
+    """A set that is prepared, and which of its features are read."""
 
-    A builder of a person's own is among `plugins`.
+    dataset: str  # as the config names it
+    builder: Any  # of TFDS
+    image_key: str
+    label_key: str
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """In the order of the labels."""
+        return self.builder.info.features[self.label_key].names
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether its images are of many sizes."""
+        return None in self.builder.info.features[self.image_key].shape
+
+
+def load(
+    config: ConfigDict, wanted: Mapping[str, str], plugins: Plugins
+) -> tuple[Sequence[str], dict[str, Images | EncodedImages]]:
+    """Names of the classes of the set `config.dataset`, prepared if need be, and the splits that are wanted.
+
+    They are wanted by their names, with the fields that ask for them. A builder of a person's own is among `plugins`.
 
     Raises:
         UserError: if there is no such set or split, it is not one of images with one label each, or it is neither
@@ -66,28 +88,32 @@ def load(config: ConfigDict, plugins: Plugins) -> tuple[Sequence[str], Images | 
     """
     if config.data_dir and os.path.exists(config.data_dir) and not os.path.isdir(config.data_dir):
         raise UserError(f"config.data_dir={config.data_dir!r} is not a directory")
+    opened = functools.cache(lambda: _opened(config, plugins))  # imports TFDS, which takes its time
     if is_own(config.dataset):
-        return _load(config, plugins)[:3]
+        return opened().class_names, {split: _examples(opened(), field, split) for split, field in wanted.items()}
     place("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR", ""))
     where = os.path.abspath(config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    streamed = []
-
-    def decode() -> Decoded | None:
-        names, train, test, folder = _load(config, plugins)
-        if isinstance(train, Images) and isinstance(test, Images) and folder is not None:
-            return Decoded(names, train, test, folder)
-        streamed.append((names, train, test))
-        return None
-
     keys = [key for key in (config.image_key, config.label_key) if key]
-    found = decoded.kept([config.dataset, where, config.train_split, config.eval_split, *keys], decode)
-    return streamed[0] if found is None else found[:3]
+    names: Sequence[str] = ()
+    found: dict[str, Images | EncodedImages] = {}
+    for split, field in wanted.items():
+        decode = functools.partial(_decoded, opened, field, split)
+        kept = decoded.kept([config.dataset, where, split, *keys], decode)
+        names = kept.class_names if kept else opened().class_names
+        found[split] = kept.examples if kept else _examples(opened(), field, split)
+    return names, found
 
 
-def _load(
-    config: ConfigDict, plugins: Plugins
-) -> tuple[Sequence[str], Images | EncodedImages, Images | EncodedImages, Path | None]:
-    """As `load`, and the folder of the set, if it is one of this machine. Imports TFDS, which takes its time."""
+def _decoded(opened: Callable[[], Source], field: str, split: str) -> Decoded | None:
+    """A split in memory; None if the set is streamed, or does not lie on this machine."""
+    source = opened()
+    folder = Path(os.fspath(source.builder.data_path))
+    if source.is_streamed or not folder.is_dir():
+        return None
+    return Decoded(source.class_names, _examples(source, field, split), folder)
+
+
+def _opened(config: ConfigDict, plugins: Plugins) -> Source:
     import tensorflow_datasets as tfds
 
     name = _name(config.dataset, plugins)
@@ -111,23 +137,22 @@ def _load(
     label_key = _key(config, "label_key", features, tfds.features.ClassLabel, named)
     if features[image_key].np_dtype != np.uint8:
         raise UserError(f"config.dataset={config.dataset!r} has images of {features[image_key].np_dtype}, not of bytes")
-    read = _open if None in features[image_key].shape else _read
-    builder = _prepare(builder, name, config)
-    splits = []
-    for field in ("train_split", "eval_split"):
-        try:
-            splits.append(read(builder, config[field], image_key, label_key))
-        except ImportError as error:
-            format = builder.info.file_format.value
-            raise UserError(
-                f"config.dataset={config.dataset!r} is prepared as {format}, and to read that {_missing(error)}"
-            ) from error
-        except (ValueError, KeyError) as error:
-            have = ", ".join(f"{name} ({info.num_examples})" for name, info in builder.info.splits.items())
-            raise UserError(f"config.{field}={config[field]!r}: {error} {config.dataset} has {have}.") from error
-    folder = Path(os.fspath(builder.data_path))
-    names = builder.info.features[label_key].names  # known once it is prepared
-    return names, *splits, folder if folder.is_dir() else None
+    return Source(config.dataset, _prepare(builder, name, config), image_key, label_key)
+
+
+def _examples(source: Source, field: str, split: str) -> Any:
+    """A split of a set: `EncodedImages` of one that is streamed, else `Images`."""
+    builder = source.builder
+    try:
+        return (_open if source.is_streamed else _read)(builder, split, source.image_key, source.label_key)
+    except ImportError as error:
+        format = builder.info.file_format.value
+        raise UserError(
+            f"config.dataset={source.dataset!r} is prepared as {format}, and to read that {_missing(error)}"
+        ) from error
+    except (ValueError, KeyError) as error:
+        have = ", ".join(f"{name} ({info.num_examples})" for name, info in builder.info.splits.items())
+        raise UserError(f"config.{field}={split!r}: {error} {source.dataset} has {have}.") from error
 
 
 def _key(config: ConfigDict, field: str, features: dict[str, Any], kind: type, named: Sequence[Any]) -> str:

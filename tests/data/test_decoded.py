@@ -1,4 +1,4 @@
-"""Sets that were decoded before: the same arrays, as long as nothing has changed."""
+"""Splits that were decoded before: the same arrays, as long as nothing has changed."""
 
 import os
 
@@ -10,7 +10,7 @@ from orc_jax.data import decoded
 from orc_jax.data.decoded import Decoded, kept
 from orc_jax.data.types import Images
 
-ASKED = ["some/set:1.0.0", "/data", "train", "test"]
+ASKED = ["some/set:1.0.0", "/data", "train"]
 
 
 @pytest.fixture
@@ -22,36 +22,35 @@ def made(tmp_path, monkeypatch):
     for name in ("a", "b"):
         (source / name).write_text(name)
     rng = np.random.default_rng(0)
-    splits = [Images(rng.integers(0, 256, (n, 4, 5, 3), np.uint8), np.arange(n, dtype=np.int32)) for n in (7, 3)]
+    examples = Images(rng.integers(0, 256, (7, 4, 5, 3), np.uint8), np.arange(7, dtype=np.int32))
     calls = []
 
     def decode():
         calls.append(1)
-        return Decoded(("x", "y"), *splits, source)
+        return Decoded(("x", "y"), examples, source)
 
-    return source, splits, decode, calls
+    return source, examples, decode, calls
 
 
-def check(found, splits):
+def check(found, examples):
     assert tuple(found.class_names) == ("x", "y")
-    for one, other in zip((found.train, found.test), splits, strict=True):
-        np.testing.assert_array_equal(one.images, other.images)
-        np.testing.assert_array_equal(one.labels, other.labels)
-        assert one.images.dtype == np.uint8 and one.labels.dtype == np.int32
+    np.testing.assert_array_equal(found.examples.images, examples.images)
+    np.testing.assert_array_equal(found.examples.labels, examples.labels)
+    assert found.examples.images.dtype == np.uint8 and found.examples.labels.dtype == np.int32
 
 
-def test_a_set_is_decoded_once(made):
-    _, splits, decode, calls = made
+def test_a_split_is_decoded_once(made):
+    _, examples, decode, calls = made
     for _ in range(3):
-        check(kept(ASKED, decode), splits)
+        check(kept(ASKED, decode), examples)
     assert len(calls) == 1
-    check(kept([*ASKED[:2], "train[:5]", "test"], decode), splits)
-    assert len(calls) == 2, "other splits are another set"
+    check(kept([*ASKED[:2], "train[:5]"], decode), examples)
+    assert len(calls) == 2, "another split"
 
 
 @pytest.mark.parametrize("change", ["size", "time", "file", "version"])
 def test_a_source_that_has_changed_is_decoded_anew(made, change):
-    source, splits, decode, calls = made
+    source, examples, decode, calls = made
     kept(ASKED, decode)
     match change:
         case "size":
@@ -64,32 +63,32 @@ def test_a_source_that_has_changed_is_decoded_anew(made, change):
             (source / "c").write_text("c")
         case "version":
             (source.parent / "1.1.0").mkdir()
-    check(kept(ASKED, decode), splits)
+    check(kept(ASKED, decode), examples)
     assert len(calls) == 2
-    check(kept(ASKED, decode), splits)
+    check(kept(ASKED, decode), examples)
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("name", ["train_images.npy", "test_labels.npy", decoded.FILE])
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", decoded.FILE])
 def test_what_is_damaged_is_decoded_anew(made, name):
-    _, splits, decode, calls = made
+    _, examples, decode, calls = made
     kept(ASKED, decode)
     (path,) = (cache.folder() / "sets").rglob(name)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    check(kept(ASKED, decode), splits)
+    check(kept(ASKED, decode), examples)
     assert len(calls) == 2
     path.write_bytes(content[: len(content) // 2])
-    check(kept(ASKED, decode), splits)
+    check(kept(ASKED, decode), examples)
     assert len(calls) == 3
 
 
 def test_what_cannot_be_kept_is_used_all_the_same(made, tmp_path, monkeypatch):
-    _, splits, decode, calls = made
+    _, examples, decode, calls = made
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ORC_JAX_CACHE", str(tmp_path / "file"))
     for _ in range(2):
-        check(kept(ASKED, decode), splits)
+        check(kept(ASKED, decode), examples)
     assert len(calls) == 2
     assert kept(ASKED, lambda: None) is None

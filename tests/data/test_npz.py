@@ -1,20 +1,27 @@
 """Files of arrays as MedMNIST and Keras have them, and everything that can be wrong with one."""
 
+import re
+import zipfile
+
 import numpy as np
 import pytest
 
 from orc_jax import config as configs
-from orc_jax.data import sets
+from orc_jax.data import npz, sets
 from orc_jax.errors import UserError
 
 IMAGES = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4)
 LABELS = np.array([0, 1, 2, 0, 1, 2], np.uint8)
 
 
-def load(path, **fields):
+def config_for(path, **fields):
     config = configs.default()
     config.update({"dataset": "npz", "data_dir": str(path), "batch_size": 4, **fields})
-    return sets.load(config, pytest.fail)
+    return config
+
+
+def load(path, **fields):
+    return sets.load(config_for(path, **fields), pytest.fail)
 
 
 def test_medmnist(tmp_path):
@@ -53,6 +60,12 @@ def test_keras_in_colour_with_names(tmp_path):
         ),
         ({"class_names": np.array("abc")}, {}, r"class_names of <U3 \[\]: must be one name for each class"),
         ({"class_names": np.array([["a", "b", "c"]])}, {}, r"class_names of <U1 \[1, 3\]: must be one name"),
+        ({"class_names": np.array(["a", "b", "a"])}, {}, "class_names: 'a' comes twice"),
+        (
+            {"train_labels": LABELS + 1},
+            {},
+            r"config.train_split='train' of config.data_dir='.*x.npz' \(train_labels\) has labels 1 to 3: classes",
+        ),
         ({"train_images": np.array([{}] * 6)}, {}, "no .npz file of plain arrays: Object arrays"),
     ],
 )
@@ -75,3 +88,82 @@ def test_what_is_no_such_file(tmp_path):
     ):
         with pytest.raises(UserError, match=text):
             load(tmp_path / name)
+
+
+def test_further_splits_have_the_classes_of_training(tmp_path):
+    """Of a file without names, too: their own labels tell nothing of it."""
+    whole = {"train_images": IMAGES, "train_labels": LABELS, "test_images": IMAGES, "test_labels": LABELS}
+    np.savez(tmp_path / "x.npz", **whole, val_images=IMAGES, val_labels=np.maximum(LABELS, 1))
+    found = load(tmp_path / "x.npz", eval_splits="test,val")
+    ((name, val),) = found.others
+    assert name == "val" and set(val.labels) == {1, 2} and found.class_names == ("0", "1", "2")
+    np.savez(tmp_path / "x.npz", **whole, val_images=IMAGES, val_labels=[0, 1, 2, 7, 1, 2])
+    with pytest.raises(UserError, match=r"config.eval_splits: 'val' of npz has labels 0 to 7, but only 3 classes"):
+        load(tmp_path / "x.npz", eval_splits="test,val")
+
+
+def test_to_evaluate_the_split_alone_need_be_there(tmp_path):
+    """Its classes are those of the network, if it knows them, unless the file names its own."""
+    test, path = {"test_images": IMAGES, "test_labels": np.maximum(LABELS, 1)}, tmp_path / "x.npz"
+    config = config_for(path)
+
+    def names(given=()):
+        found = sets.load(config, pytest.fail, trains=False, class_names=given)
+        np.testing.assert_array_equal(found.test.labels, test["test_labels"])
+        return found.class_names
+
+    np.savez(path, **test)
+    assert names(["a", "b", "c"]) == ("a", "b", "c")
+    with pytest.raises(UserError, match=r"config.eval_split='test' of npz has labels 1 to 2, but only 2 classes"):
+        names(["a", "b"])
+    with pytest.raises(
+        UserError, match=r"config.eval_split='test' of config.data_dir=.* \(test_labels\) has labels 1 to"
+    ):
+        names()
+    np.savez(path, **test, train_images=IMAGES, train_labels=LABELS + [0, 0, 0, 0, 0, 1])
+    assert names() == ("0", "1", "2", "3"), "as many as training has"
+    assert names(["a", "b", "c"]) == ("a", "b", "c")
+    np.savez(path, **test, class_names=["x", "y", "z"])
+    assert names(["a", "b", "c"]) == ("x", "y", "z")
+
+
+def test_each_split_is_read_once(tmp_path, monkeypatch):
+    read, split = [], npz._split
+
+    def counted(file, field, name, path):
+        read.append(name)
+        return split(file, field, name, path)
+
+    monkeypatch.setattr(npz, "_split", counted)
+    splits = ("train", "test", "val")
+    np.savez(tmp_path / "x.npz", **{f"x_{name}": IMAGES for name in splits}, **{f"y_{name}": LABELS for name in splits})
+    load(tmp_path / "x.npz", eval_splits="test,val,train")
+    load(tmp_path / "x.npz", eval_split="train")
+    assert read == ["train", "test", "val", "train"]
+
+
+def test_damaged_files(tmp_path):
+    """One message, whatever the reader stumbles over."""
+    path = tmp_path / "x.npz"
+    whole = {"train_images": IMAGES, "train_labels": LABELS, "test_images": IMAGES, "test_labels": LABELS}
+    np.savez_compressed(path, **whole)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"train_images.npy") + len("train_images.npy")
+    damaged, encrypted, other = (bytearray(data) for _ in range(3))
+    damaged[start + 25 : start + 60] = bytes(b ^ 0xFF for b in damaged[start + 25 : start + 60])
+    for signature, flags, method in ((b"PK\3\4", 6, 8), (b"PK\1\2", 8, 10)):  # of each member, twice
+        for at in (match.start() for match in re.finditer(re.escape(signature), data)):
+            encrypted[at + flags] |= 1
+            other[at + method] = 97
+    for content, text in ((damaged, ""), (encrypted, ".*password"), (other, ".*compression")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"config.data_dir=.*is no .npz file of plain arrays: {text}"):
+            load(path)
+    np.savez(path, **whole)
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, b"no array" if name == "test_images.npy" else content)
+    with pytest.raises(UserError, match=r"is no .npz file of plain arrays: test_images is no array"):
+        load(path)

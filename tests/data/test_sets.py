@@ -96,8 +96,8 @@ def test_what_tfds_gives(monkeypatch):
     splits = {"train": Images(images, labels), "test": Images(images, labels), "none": Images(images[:0], labels[:0])}
     splits |= {"strange": Images(images, labels + 1), "hidden": Images(images, labels * 0 - 1)}
 
-    def from_tfds(config, plugins):
-        return ["a", "b"], splits[config.train_split], splits[config.eval_split]
+    def from_tfds(config, wanted, plugins):
+        return ["a", "b"], {split: splits[split] for split in wanted}
 
     monkeypatch.setattr(tfds_sets, "load", from_tfds)
     for name, mean, std in (

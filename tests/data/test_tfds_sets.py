@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from orc_jax import config as configs
-from orc_jax.data import feed, sets
+from orc_jax.data import feed, sets, tfds_sets
 from orc_jax.errors import UserError
 from orc_jax.testing import toy_dataset
 
@@ -114,6 +114,28 @@ def test_a_prepared_tfds_set(tfds_dir, name):
     assert dataset.train.images.shape == (50, 6, 5, 1) and dataset.train.images.dtype == np.uint8
     assert dataset.test.labels.shape == (20,) and dataset.num_classes == 3
     assert len(dataset.mean) == 1
+
+
+def test_each_split_is_read_once(tfds_dir, tmp_path, monkeypatch):
+    """Also where one is asked for twice; and kept, so that the next start reads none."""
+    read, images = [], tfds_sets._read
+
+    def counted(builder, split, *keys):
+        read.append(split)
+        return images(builder, split, *keys)
+
+    monkeypatch.setattr(tfds_sets, "_read", counted)
+    monkeypatch.setenv("ORC_JAX_CACHE", str(tmp_path))
+    fields = {"dataset": "grey_things", "data_dir": str(tfds_dir), "train_split": "train[:40]", "batch_size": 16}
+    several = config_for(eval_splits="train[40:],test,train[:40]", **fields)
+    for _ in range(2):
+        dataset = sets.load(several, print)
+        assert [name for name, _ in dataset.others] == ["test", "train[:40]"]
+        assert read == ["train[:40]", "train[40:]", "test"] and len(list((tmp_path / "sets").iterdir())) == 3
+    assert len(sets.load(config_for(eval_split="test", **fields), print, trains=False).test.labels) == 20
+    assert len(read) == 3
+    sets.load(config_for(**fields | {"train_split": "train", "eval_split": "train"}), print)
+    assert read[3:] == ["train"]
 
 
 def test_a_version_of_a_set(tfds_dir):
