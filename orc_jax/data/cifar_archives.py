@@ -29,7 +29,7 @@ def prepare(builder: Any) -> None:
         OSError, ValueError: if it cannot be had, or is not the published one.
     """
     about, data_dir = builder._cifar_info, Path(os.fspath(builder.data_path)).parent.parent
-    archive = data_dir / about.url.rpartition("/")[2]
+    archive = data_dir / _name(builder)
     downloaded = data_dir / "downloads" / archive.name
     if not archive.is_file():
         archive = downloaded
@@ -55,13 +55,25 @@ def prepare(builder: Any) -> None:
     shutil.rmtree(folder)
 
 
+def wanted(builder: Any) -> str:
+    """The name of the archive that `prepare` reads, and what of the same set lies in the data directory instead."""
+    name, data_dir = _name(builder), Path(os.fspath(builder.data_path)).parent.parent
+    others = sorted(path.name for path in data_dir.glob(name.replace("binary.tar.gz", "*py*")))  # that for Python
+    return f"{name} ({', '.join(others)}, which is there, is another form and not read)" if others else name
+
+
+def _name(builder: Any) -> str:
+    return builder._cifar_info.url.rpartition("/")[2]
+
+
 def _have(archive: Path, url: str, checksum: str) -> None:
     """Downloads an archive unless it is there; the published one has this SHA-256."""
     if not archive.is_file():
-        archive.parent.mkdir(parents=True, exist_ok=True)
         part = archive.with_name(archive.name + ".part")
-        with urllib.request.urlopen(url, timeout=60) as source, part.open("wb") as file:
-            shutil.copyfileobj(source, file)
+        with urllib.request.urlopen(url, timeout=60) as source:
+            archive.parent.mkdir(parents=True, exist_ok=True)  # not without a network: the folder may be a slip
+            with part.open("wb") as file:
+                shutil.copyfileobj(source, file)
         part.replace(archive)
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

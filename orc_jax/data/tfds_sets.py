@@ -192,6 +192,7 @@ def _prepare(builder: Any, name: str, config: ConfigDict):
 
     if builder.info.splits:
         return builder
+    _check_depth(builder, config)
     # array_record can be read without TensorFlow; preparing other sets than CIFAR's needs it.
     from_archive = builder.name in cifar_archives.NAMES
     missing = f"config.dataset={config.dataset!r} is not prepared in {builder.data_path.parent.parent}, and"
@@ -206,12 +207,25 @@ def _prepare(builder: Any, name: str, config: ConfigDict):
             _check_network(builder)
             builder.download_and_prepare()
     except Exception as error:  # TFDS raises whatever its downloader, TensorFlow or the disk does
-        archive = ", or at one with its published archive" if from_archive else ""
+        archive = f", or at one with its published archive, {cifar_archives.wanted(builder)}" if from_archive else ""
         raise UserError(
             f"{missing} preparing it failed: {type(error).__name__}: {error}\n{point}{archive}, or run once where "
             "there is a network."
         ) from error
     return builder
+
+
+def _check_depth(builder: Any, config: ConfigDict) -> None:
+    """Raises `UserError` if the data directory is the folder of the set itself, prepared, or that of its version."""
+    data_dir, inside = builder.data_path.parent.parent, Path(builder.name, str(builder.version))
+    for tfds_dir in Path(os.path.abspath(data_dir)).parents:
+        there = tfds_dir / inside
+        if there.is_relative_to(os.path.abspath(data_dir)) and (there / "dataset_info.json").is_file():
+            field = "config.data_dir" if config.data_dir else "TFDS_DATA_DIR"
+            raise UserError(
+                f"{field}={os.fspath(data_dir)!r}: must be the folder that {config.dataset} lies in as {inside}, "
+                f"which is {os.fspath(tfds_dir)!r}"
+            )
 
 
 def _missing(error: ImportError | None = None) -> str:

@@ -72,6 +72,29 @@ def test_another_archive_is_refused(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["cifar-10-binary.tar.gz"]
 
 
+def test_without_a_network_no_folder_is_made(tmp_path, monkeypatch):
+    """It may be a slip. What lies there for Python is named, as it is not read."""
+    pytest.importorskip("tensorflow_datasets")
+
+    def no_network(*_, **__):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    with pytest.raises(UserError, match=r"published archive, cifar-100-binary\.tar\.gz, or run once where"):
+        load("cifar100", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    for name, other in (
+        ("cifar100", "cifar-100-python"),
+        ("cifar100", "cifar-100-python.tar.gz"),
+        ("cifar10", "cifar-10-batches-py"),
+        ("cifar10", "cifar-10-python.tar.gz"),
+    ):
+        (tmp_path / other).mkdir()
+        with pytest.raises(UserError, match=rf"-binary\.tar\.gz \({other}, which is there, is another form"):
+            load(name, tmp_path)
+        (tmp_path / other).rmdir()
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs CIFAR-100 as TFDS has prepared it")
 def test_examples_are_those_of_the_set_that_tfds_prepares(tmp_path, monkeypatch):
     """Of the test split; the archive is put together from the set itself, by the ids that tell each record's place."""

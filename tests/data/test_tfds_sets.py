@@ -167,6 +167,22 @@ def test_wrong_fields_of_a_set(tfds_dir, fields, text):
         sets.load(config_for(**{"dataset": "grey_things", "data_dir": str(tfds_dir)} | fields), print)
 
 
+@pytest.mark.parametrize("dataset", ["cifar100", "mnist"])
+def test_a_data_dir_that_is_the_set_itself(tmp_path, monkeypatch, dataset):
+    """The message has the folder that it lies in, and nothing is downloaded."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    version = str(tfds.builder(dataset, data_dir=str(tmp_path)).version)
+    (tmp_path / dataset / version).mkdir(parents=True)
+    (tmp_path / dataset / version / "dataset_info.json").write_text("{}")
+    accepted = f"must be the folder that {dataset} lies in as {dataset}/{version}, which is '{tmp_path}'$"
+    for given in (tmp_path / dataset, tmp_path / dataset / version):
+        with pytest.raises(UserError, match=f"^config.data_dir='{given}': {accepted}"):
+            sets.load(config_for(dataset=dataset, data_dir=str(given)), print)
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=f"^config.data_dir='{dataset}.*{accepted}"):
+            patch.chdir(tmp_path)
+            sets.load(config_for(dataset=dataset, data_dir=str(given.relative_to(tmp_path))), print)
+
+
 def test_missing_data_without_network_fails_at_once(tmp_path, monkeypatch):
     def no_network(*_):
         raise OSError("Name or service not known")
