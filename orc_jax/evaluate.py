@@ -140,6 +140,8 @@ def evaluate_checkpoint(resolved: Resolved, workdir: Path, which: str, console: 
         dataset = sets.load(
             config, terminal.warner(console), resolved.plugins, trains=False, class_names=there.class_names
         )
+    # Nothing is trained here, so of the training set, which need not be there, nothing is held out.
+    resolved = resolved._replace(method=resolved.method._replace(held_out=None))
     # normalised as in training, also where the constants were computed from another training split
     whole = there.seen_whole(dataset.whole)
     run = build(resolved, dataset._replace(mean=there.mean, std=there.std, whole=whole), jax.local_devices())

@@ -9,11 +9,13 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from orc_jax.data import sets
+from orc_jax.data.types import Images
 from orc_jax.errors import UserError
 from orc_jax.methods.kdcl import WEIGHTS, errors, general_weights, linear, mean, minlogit, naive, naive_batch
 from orc_jax.testing import assert_resumes, build_run
 from orc_jax.workdir import record
-from tests.helpers import final_state, train
+from tests.helpers import evaluate, final_state, printed, train
 from tests.methods import torch_methods
 from tests.methods.comparison import compared, use
 
@@ -158,13 +160,20 @@ def test_general_holds_out_and_renews_after_every_epoch(config, toy, tmp_path):
         build_run(config, toy._replace(name="x", train=[1] * 90))
 
 
-def test_general_weights_are_those_of_the_networks_at_the_end_of_an_epoch(config, toy, tmp_path, toy_set, console):
+def test_general_weights_are_those_of_the_networks_at_the_end_of_an_epoch(
+    config, toy, tmp_path, toy_set, console, monkeypatch
+):
+    """An evaluation needs no training set to hold anything out of."""
     config = general(config)
     train(config, tmp_path, console)
     state = final_state(tmp_path, toy)
     weights = state.stacks[WEIGHTS].batch_stats["weights"]
     assert weights.shape == (1, 2) and abs(weights.sum() - 1) < 1e-5 and np.abs(weights - 0.5).max() > 1e-3
     assert not jax.tree.leaves((state.stacks[WEIGHTS].params, state.stacks[WEIGHTS].opt_state))
+    few = Images(*(of[:3] for of in toy.test))
+    monkeypatch.setattr(sets, "load", lambda *args, **options: toy._replace(train=few, test=few))
+    evaluate(config, tmp_path, "latest", console)
+    assert "toy test: 3 examples" in printed(console)
 
 
 def test_what_was_called_naive_goes_on_as_the_mean(config, toy):
