@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from orc_jax.errors import UserError, unknown
 from orc_jax.places import place
@@ -48,6 +48,15 @@ def find(given: str) -> Path:
     raise UserError(f"--config={given}: there is no such file. Those that come along: {listed()}")
 
 
+def _parts(given: str) -> tuple[str, str, str]:
+    """A path, a colon, and what follows it, both empty if nothing does. A path that is there may have colons itself."""
+    ends = [i for i, letter in enumerate(given) if letter == ":"]
+    for end in [len(given), *reversed(ends)]:
+        if Path(given[:end]).expanduser().is_file():
+            return given[:end], given[end : end + 1], given[end + 1 :]
+    return given.partition(":")
+
+
 def load(given: str) -> ConfigDict:
     """The config of a file, given as `path` or `path:argument of its get_config`.
 
@@ -56,7 +65,7 @@ def load(given: str) -> ConfigDict:
     Raises:
         UserError: if there is no such file, it is no config, or it has fields that there are not.
     """
-    name, colon, argument = given.partition(":")
+    name, colon, argument = _parts(given)
     path = find(name)
     if path.suffix != ".py":
         of_a_run = f"; to take that of a run: --workdir={path.parent}" if path.name == "config.json" else ""
@@ -72,6 +81,8 @@ def load(given: str) -> ConfigDict:
         raise
     except (Exception, SystemExit) as error:  # whatever a person's file does
         raise UserError(f"{where}: get_config has failed: {type(error).__name__}: {error}") from error
+    if isinstance(config, FrozenConfigDict):
+        config = ConfigDict(config)
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"{where}: get_config() returns a {type(config).__name__}; needed is a config made by "
@@ -152,7 +163,7 @@ def base(given: str | None, workdir: Path | None, dataset: str | None) -> tuple[
         UserError: if it cannot be had.
     """
     if given is not None:
-        return load(given), find(given.partition(":")[0]).as_posix(), False
+        return load(given), find(_parts(given)[0]).as_posix(), False
     if workdir is not None and (workdir / "config.json").is_file():
         return of_run(workdir), f"that of the run in {workdir}", True
     name = (dataset or "").partition(":")[0]  # cifar100:3.0.2 is a version of the set

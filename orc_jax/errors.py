@@ -24,7 +24,8 @@ class Interrupted(Exception):
 def unknown(field: str, value: str, accepted: Iterable[str]) -> UserError:
     """The error for a name that is not registered: suggests the nearest ones and lists what there is."""
     names = list(accepted)
-    near = difflib.get_close_matches(value, names, n=3)
+    alike = [name for name in names if name.lower() == value.lower()]
+    near = alike or difflib.get_close_matches(value, names, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"{field}={value!r} is not known.{hint} Accepted: {', '.join(names)}.")
 

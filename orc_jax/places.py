@@ -15,7 +15,7 @@ def place(field: str, given: str | Path) -> Path:
     """The path that `field` gives; `~` is the home folder.
 
     Raises:
-        UserError: for a bucket, and for a place of which it cannot be told what is there.
+        UserError: for a bucket, for what is no path, and for a place of which it cannot be told what is there.
     """
     if ADDRESS.match(str(given)):
         raise UserError(
@@ -25,8 +25,9 @@ def place(field: str, given: str | Path) -> Path:
     try:
         path = Path(given).expanduser()
         path.stat()
-    except RuntimeError as error:  # no home folder is known
-        raise UserError(f"{field}={given}: {error}") from error
+    except (RuntimeError, ValueError) as error:  # no home folder is known; a null byte
+        shown = str(given).replace("\0", "\\0")
+        raise UserError(f"{field}={shown}: {error}") from error
     except OSError as error:
         if error.errno in UNREACHABLE:
             raise UserError(f"{field}={given}: {error.strerror}") from error

@@ -44,6 +44,28 @@ def test_a_file_may_import_what_lies_beside_it_and_take_an_argument(here):
         config_files.load("mine/c.py")
 
 
+def test_a_path_may_have_colons(here):
+    (here / "12:30").mkdir()
+    (here / "12:30" / "a:b.py").write_text(
+        START.replace("()", "(seed='1')", 1) + "    config.seed = int(seed)\n    return config\n"
+    )
+    assert config_files.load("12:30/a:b.py").seed == 1 and config_files.load("12:30/a:b.py:7").seed == 7
+    assert config_files.base("12:30/a:b.py:7", None, None)[1] == "12:30/a:b.py"
+    with pytest.raises(UserError, match="--config=12: there is no such file"):
+        config_files.load("12:30/c.py")
+
+
+def test_a_frozen_config_will_do(here):
+    (here / "c.py").write_text(
+        "from ml_collections import FrozenConfigDict\n"
+        + START
+        + "    config.seed = 3\n    return FrozenConfigDict(config)\n"
+    )
+    config = config_files.load("c.py")
+    config.seed += 1
+    assert config.seed == 4
+
+
 def test_a_file_may_have_the_options_of_its_own_method(here):
     """And of no other."""
     text = START + "    config.method, config.mine = '{}', {{'weight': 0.5}}\n    return config\n"

@@ -53,6 +53,7 @@ def test_programs_are_kept_from_run_to_run(tmp_path, monkeypatch):
     [
         (["--config.num_netwrks=5"], "field='num_netwrks' is not known. Did you mean num_networks?"),
         (["--mode=evaluate"], "--workdir=nowhere holds no run"),
+        (["--config.student=ResNet8"], "config.student='ResNet8' is not known. Did you mean resnet8?"),
         (["--config.teacher=resnet21"], "config.teacher='resnet21' is not known. Did you mean resnet"),
     ],
 )

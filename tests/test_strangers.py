@@ -48,6 +48,8 @@ def test_places_that_cannot_be_reached(tmp_path):
 
 def test_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"^--workdir=a\\0b: "):
+        place("--workdir", "a\0b")
     assert place("--workdir", "~/run") == tmp_path / "run"
     assert place("--workdir", "exp[lr=0.1]/C:x") == Path("exp[lr=0.1]/C:x")
 
