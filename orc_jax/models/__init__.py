@@ -226,9 +226,9 @@ def ladder(teacher: str, student: str, count: int) -> tuple[str, ...]:
     """The architectures of `count` assistants between `teacher` and `student`, from large to small.
 
     Within one family the sizes fall geometrically, so that each network is smaller than the one before it by about the
-    same factor: resnet56 and resnet20 give resnet44, resnet32, resnet26. Where there are fewer sizes between the two
-    than assistants, sizes repeat. Networks of different families have no ladder between them: the assistants are then
-    copies of the student.
+    same factor: resnet56 and resnet20 give resnet44, resnet32, resnet26. Each is the nearest that there is, so where
+    these lie far apart sizes repeat. Networks of different families have no ladder between them: the assistants are
+    then copies of the student.
     """
     for family in LADDERS:
         if teacher in family and student in family:
