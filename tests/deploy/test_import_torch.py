@@ -13,7 +13,7 @@ from orc_jax.config import default, resolve
 from orc_jax.data import sets
 from orc_jax.data.types import Dataset, Images
 from orc_jax.deploy.export import FORMATS, describe
-from orc_jax.deploy.import_torch import convert, description_of, import_checkpoint
+from orc_jax.deploy.import_torch import convert, import_checkpoint
 from orc_jax.deploy.member import Member, load_member
 from orc_jax.errors import UserError
 from orc_jax.models import MODELS
@@ -168,13 +168,6 @@ def test_what_an_export_says_is_read(tmp_path, kind, crop):
     assert (other.mean, other.std, other.class_names) == ((0.5,) * 3, (0.1,) * 3, CLASSES)
     with pytest.raises(UserError, match="--model=vgg8"):
         import_checkpoint(path, "vgg8", tmp_path / "no", mean=[], std=[])
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"architecture": "plane4"}', "[" * 9999])
-def test_another_file_beside_it_is_no_description(tmp_path, text):
-    (tmp_path / "net.pth").write_bytes(b"")
-    (tmp_path / "net.pth.json").write_text(text)
-    assert description_of(tmp_path / "net.pth") is None
 
 
 def test_a_description_of_another_network_is_refused(tmp_path):
