@@ -256,15 +256,7 @@ def _constants(
     config: ConfigDict, name: str, train: Images | Records, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if config.mean or config.std:
-        for field in ("mean", "std"):
-            if len(config[field]) != channels:
-                raise UserError(f"config.{field}={tuple(config[field])}: must have {channels} values, one per channel")
-        scale = "of images in [0, 1]; of values from 0 to 255, divide by 255"
-        for field, fine, accepted in (
-            ("mean", all(0 <= value <= 1 for value in config.mean), "from 0 to 1"),
-            ("std", all(0 < value <= 1 for value in config.std), "greater than 0 and at most 1"),
-        ):
-            require(f"config.{field}", tuple(config[field]), fine, f"{accepted}, {scale}")
+        require_constants("config.", config.mean, config.std, channels)
         return tuple(config.mean), tuple(config.std)
     known = name.partition(":")[0]  # cifar100:3.0.2 is a version of it
     if known in CONSTANTS:
@@ -272,6 +264,23 @@ def _constants(
     if not isinstance(train, Images):
         return CONSTANTS["imagenet2012"]
     return _computed_constants(train.images)
+
+
+def require_constants(where: str, mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+    """Checks the constants of images that are given as `mean` and `std` after `where`, such as "config.".
+
+    Raises:
+        UserError: if they are not one for each channel, or not those of images in [0, 1].
+    """
+    for field, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise UserError(f"{where}{field}={tuple(values)}: must have {channels} values, one per channel")
+    scale = "of images in [0, 1]; of values from 0 to 255, divide by 255"
+    for field, values, fine, accepted in (
+        ("mean", mean, all(0 <= value <= 1 for value in mean), "from 0 to 1"),
+        ("std", std, all(0 < value <= 1 for value in std), "greater than 0 and at most 1"),
+    ):
+        require(f"{where}{field}", tuple(values), fine, f"{accepted}, {scale}")
 
 
 def _computed_constants(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

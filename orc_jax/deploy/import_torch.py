@@ -21,7 +21,7 @@ import numpy as np
 from orc_jax import commands, places
 from orc_jax.config_files import USUAL_SETS
 from orc_jax.data.folder import in_order
-from orc_jax.data.sets import CONSTANTS
+from orc_jax.data.sets import CONSTANTS, require_constants
 from orc_jax.deploy import positions
 from orc_jax.deploy.description import description_of
 from orc_jax.deploy.finite import require_usable
@@ -30,7 +30,7 @@ from orc_jax.deploy.other_names import known_as
 from orc_jax.deploy.torch_file import read_state_dicts
 from orc_jax.deploy.torch_layout import from_torch, torch_name, torch_shape
 from orc_jax.deploy.torch_match import ROOT, Arrays, beside, candidates, counts, differences, named, same
-from orc_jax.errors import UserError, require_choice
+from orc_jax.errors import UserError, plural, require, require_choice
 from orc_jax.models import HALF, LARGE, MODELS, sides
 from orc_jax.models.network import Params, class_axes, make_network, weight_shapes, with_outputs
 from orc_jax.terminal import doing, make_console
@@ -41,6 +41,7 @@ from orc_jax.workdir.record import Record
 SHOWN = 5  # names in an error
 USUAL_CROP = 0.875  # of a network for 224x224 images: of 256
 IMAGENET = 1000
+LARGEST = 4096  # pixels on a side of images: a mistake if there are more
 
 
 def convert(
@@ -56,7 +57,7 @@ def convert(
         UserError: listing the arrays that are missing, left over, of another shape, or no numbers of floating point.
     """
     usual = _usual_sides(model)
-    size = image_size or positions.sides(arrays, _shapes(model, 100, (*usual, 3))[0]) or usual
+    size = positions.sides(arrays, _shapes(model, 100, (*usual, 3))[0]) or usual if image_size is None else image_size
     sides: tuple[int, int] = (size, size) if isinstance(size, int) else size
     classes, channels = 100, 3
     # The parameters whose shapes follow the number of classes or of channels tell what it is.
@@ -174,6 +175,24 @@ def _read_off(arrays: dict[str, np.ndarray], name: str, axis: int, default: int)
     return default if value is None or value.ndim <= axis else value.shape[axis]
 
 
+def _usual_constants(model: str, classes: int, channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """The normalisation that is taken for granted with so many classes and channels."""
+    if classes == IMAGENET and model in HALF:
+        return (0.5,) * channels, (0.5,) * channels
+    if classes not in USUAL_SETS:
+        raise UserError(
+            f"--mean, --std: needed for a network of {classes} classes, to know how its images were normalised "
+            f"(per channel, of images in [0, 1]); assumed only for {', '.join(map(str, USUAL_SETS))} classes"
+        )
+    mean, std = CONSTANTS[USUAL_SETS[classes]]
+    if len(mean) != channels:
+        raise UserError(
+            f"--mean, --std: needed for images of {plural(channels, 'channel')}, to know how they were normalised "
+            f"(per channel, of images in [0, 1]); assumed only for {len(mean)} channels"
+        )
+    return mean, std
+
+
 def import_checkpoint(
     path: Path,
     model: str | None,
@@ -193,10 +212,13 @@ def import_checkpoint(
 
     Raises:
         UserError: if the file is not one of `model`, or has several; if its weights are not finite; if the
-            normalisation of its images is not known, or `out` exists.
+            normalisation of its images is not known, or not that of images in [0, 1]; if no images are of `image_size`,
+            or `out` exists.
     """
     if model is not None:
         require_choice("--model", model, MODELS)
+    if image_size is not None:
+        require("--image_size", image_size, 1 <= image_size <= LARGEST, f"from 1 to {LARGEST}")
     places.workdir("--out", out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out}: exists and is not an empty folder; nothing is overwritten")
@@ -211,7 +233,7 @@ def import_checkpoint(
             raise UserError(f"--model: needed to know which network {path} holds, for no {path.name}.json describes it")
         model = described.model
         require_choice("--model", model, MODELS)
-    size = image_size or (described.image_size if described else None)
+    size = described.image_size if described and image_size is None else image_size
     label, (params, batch_stats, classes, image_shape) = choose(found, model, size, key)
     within = "" if label == ROOT else f" ({label})"
     as_there = [{torch_name(name): value for name, value in kind.items()} for kind in (params, batch_stats)]
@@ -224,21 +246,14 @@ def import_checkpoint(
     if ordered != names:
         axes = class_axes(MODELS[model], classes, image_shape)
         params, names = with_outputs(params, axes, [names.index(name) for name in ordered]), ordered
-    if not mean and not std and described:
+    channels = image_shape[-1]
+    if mean or std:
+        require_constants("--", mean, std, channels)
+    elif described:
         mean, std = described.mean, described.std
-    elif not mean and not std:
-        if classes == IMAGENET and model in HALF:
-            mean = std = (0.5,) * image_shape[-1]
-        elif classes not in USUAL_SETS:
-            raise UserError(
-                f"--mean, --std: needed for a network of {classes} classes, to know how its images were normalised "
-                f"(per channel, of images in [0, 1]); assumed only for {', '.join(map(str, USUAL_SETS))} classes"
-            )
-        else:
-            mean, std = CONSTANTS[USUAL_SETS[classes]]
-    fine = len(mean) == len(std) == image_shape[-1] and np.isfinite([*mean, *std]).all() and min(std) > 0
-    if not fine:
-        raise UserError(f"--mean={mean} --std={std}: must have {image_shape[-1]} values each, --std greater than 0")
+        require_constants(f"the description of {path}: ", mean, std, channels)
+    else:
+        mean, std = _usual_constants(model, classes, channels)
     imported = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     imported |= {} if label == ROOT else {"key": label}
     written = Record(

@@ -128,8 +128,18 @@ def test_an_imported_network_is_the_pivot_teacher(tmp_path, console, digits_like
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"mean": [0.5]}, "must have 3 values each"),
-        ({"mean": [0.5] * 3, "std": [0.0] * 3}, "std greater than 0"),
+        ({"mean": [0.5]}, r"--mean=\(0.5,\): must have 3 values, one per channel"),
+        ({"mean": [0.5] * 3}, r"--std=\(\): must have 3 values, one per channel"),
+        ({"mean": [0.5] * 3, "std": [0.0] * 3}, r"--std=\(0.0, 0.0, 0.0\): must be greater than 0 and at most 1"),
+        (
+            {"mean": [125.0, 123.0, 114.0], "std": [63.0, 62.0, 67.0]},
+            r"--mean=\(125.0, 123.0, 114.0\): must be from 0 to 1, of images in \[0, 1\]; .*0 to 255, divide by 255$",
+        ),
+        ({"mean": [0.5] * 3, "std": [63.0, 62.0, 67.0]}, r"--std=.* at most 1, of images in \[0, 1\]; .*divide by 255"),
+        ({"mean": [np.nan] * 3, "std": [0.5] * 3}, r"--mean=\(nan, nan, nan\): must be from 0 to 1"),
+        ({"image_size": 0}, "--image_size=0: must be from 1 to 4096"),
+        ({"image_size": -5}, "--image_size=-5: must be"),
+        ({"image_size": 1_000_000}, "--image_size=1000000: must be"),
     ],
 )
 def test_wrong_options(resnet8, tmp_path, options, text):
@@ -178,6 +188,10 @@ def test_a_description_of_another_network_is_refused(tmp_path):
     (tmp_path / "net.pth.json").write_text(json.dumps(describe(member, {})))
     with pytest.raises(UserError, match=r"net\.pth has 10 classes, but its description names 7"):
         import_checkpoint(tmp_path / "net.pth", None, tmp_path / "out", mean=[], std=[])
+    member = member._replace(class_names=tuple("0123456789"), mean=(0.5,))
+    (tmp_path / "net.pth.json").write_text(json.dumps(describe(member, {})))
+    with pytest.raises(UserError, match=r"the description of .*net\.pth: mean=\(0.5,\): must have 3 values"):
+        import_checkpoint(tmp_path / "net.pth", None, tmp_path / "out", mean=[], std=[])
 
 
 def test_images_need_not_be_square():
@@ -185,9 +199,15 @@ def test_images_need_not_be_square():
     assert shape == (24, 40, 3)
 
 
-def test_normalisation_must_be_known(tmp_path):
+def test_normalisation_must_be_known(resnet8, tmp_path):
     with pytest.raises(UserError, match="--mean, --std: needed for a network of 37 classes"):
         imported(network_of("resnet8", 37), tmp_path)
+    grey = resnet8.state_dict() | {"conv1.weight": resnet8.conv1.weight.detach()[:, :1]}
+    torch.save(grey, tmp_path / "grey.pth")
+    with pytest.raises(UserError, match=r"^--mean, --std: needed for images of 1 channel, .* only for 3 channels$"):
+        import_checkpoint(tmp_path / "grey.pth", "resnet8", tmp_path / "out", mean=[], std=[])
+    written = import_checkpoint(tmp_path / "grey.pth", "resnet8", tmp_path / "out", mean=[0.0], std=[1.0])
+    assert (written.image_shape, written.mean, written.std) == ((32, 32, 1), (0.0,), (1.0,))
 
 
 def test_nothing_is_overwritten(resnet8, tmp_path):
