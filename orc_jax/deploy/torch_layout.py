@@ -22,9 +22,10 @@ def torch_name(name: str) -> str:
 
 
 def from_torch(value: np.ndarray) -> np.ndarray:
-    """A PyTorch array in our layout, as float32."""
+    """A PyTorch array in our layout, as float32; what float32 cannot hold is infinite."""
     value = value.transpose(AXES.get(value.ndim, range(value.ndim)))
-    return np.asarray(value, np.float32, order="C")
+    with np.errstate(over="ignore"):  # whoever computes with it looks for what is not finite, and names the array
+        return np.asarray(value, np.float32, order="C")
 
 
 def to_torch(value: np.ndarray) -> np.ndarray:

@@ -30,6 +30,12 @@ def test_layouts(ours, theirs):
     assert from_torch(there.astype(np.float64)).dtype == np.float32
 
 
+def test_what_float32_cannot_hold_is_infinite():
+    """Without a warning: that is an error in tests."""
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(from_torch(np.array([1e300, -1e300, 2.0])), [np.inf, -np.inf, 2.0])
+
+
 def test_a_state_dict_is_complete():
     """Batch normalisations have their counters, other layers none."""
     params = {"conv1.kernel": np.ones((3, 3, 1, 2)), "bn1.scale": np.ones(2), "bn1.bias": np.ones(2)}
