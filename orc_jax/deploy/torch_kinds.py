@@ -46,6 +46,8 @@ def foreign(path: Path) -> str | None:
         return _json(path)
     if zipfile.is_zipfile(path):
         return _archive(path)
+    if not head.strip(b"\0"):  # which tarfile takes for an archive without files
+        return "a file of zeros: its download or copy has failed"
     if head.startswith(b"PK\3\4"):
         return "an archive without its end, as of a checkpoint that was cut off: download or copy it again"
     if head.isascii() and head.decode().replace("\n", "").replace("\r", "").replace("\t", "").isprintable():

@@ -55,6 +55,7 @@ FILES = {
     "gzip": (b"\x1f\x8b" + bytes(99), "compressed by gzip: unpack it first"),
     "zip": (zipped("net/net.pth"), r"a zip archive: unpack it first.*\(it has net/net.pth\)"),
     "half a zip": (zipped("net/data.pkl")[:-40], "an archive without its end, as of a checkpoint that was cut off"),
+    "zeros": (bytes(5000), "a file of zeros: its download or copy has failed"),
     "tar": (tarred(), "a tar archive: unpack it first"),
     "exported program": (zipped("net/models/model.json", "net/version"), "an exported program of PyTorch"),
 }
