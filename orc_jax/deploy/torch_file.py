@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from orc_jax.deploy.torch_kinds import STATE_DICT, foreign, is_safetensors
-from orc_jax.errors import UserError
+from orc_jax.errors import UserError, first
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle in a file of PyTorch before 1.6
 DTYPES = {
@@ -33,6 +33,16 @@ DTYPES = {
     "ComplexFloatStorage": np.complex64,
     "ComplexDoubleStorage": np.complex128,
 }
+# What people save that is no state dict, the likeliest first; {} is an example of it.
+MODULE = "is a whole module ({}), which takes its code to read: load it there and save its state_dict(), " + STATE_DICT
+NUMPY = "holds NumPy arrays, not tensors: save them by safetensors.numpy.save_file"
+META = 'holds tensors without values, such as {}, for they are on the device "meta": load the weights, then save them'
+OPTIMIZER = (
+    "holds an optimizer's state only, and no weights by the names of layers, such as conv1.weight: save the network's, "
+    + STATE_DICT
+)
+INSTEAD = (MODULE, NUMPY, META, OPTIMIZER)
+KINDS = {"_reconstruct": NUMPY, "_rebuild_meta_tensor_no_storage": META}  # by the functions that would build them
 
 
 def read_state_dicts(path: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -54,42 +64,45 @@ def read_state_dicts(path: Path) -> dict[str, dict[str, np.ndarray]]:
             return {"": {name: np.asarray(value) for name, value in load_file(path).items()}}
         if kind := foreign(path):
             raise ValueError(f"it is {kind}")
-        modules: list[str] = []
+        others: dict[str, str] = {}
         checkpoint = _read_pickled(path)
-        found = dict(_state_dicts(checkpoint, "", set(), modules))
+        found = dict(_state_dicts(checkpoint, "", set(), others))
     except Exception as error:  # a damaged file makes the readers raise whatever they stumble over
         told = str(error) if str(error).startswith("it is ") else f"{type(error).__name__}: {error}"
         raise UserError(f"{path} cannot be read as a PyTorch checkpoint or safetensors: {told}") from error
-    if not found and modules:
-        raise UserError(
-            f"{path} is a whole module ({modules[0]}), which takes its code to read: load it there and save its "
-            f"state_dict(), {STATE_DICT}"
-        )
-    if not found and _has_numpy(checkpoint):
-        raise UserError(f"{path} holds NumPy arrays, not tensors: save them by safetensors.numpy.save_file")
+    # A network's arrays are named by its layers, such as conv1.weight; those of optimizers and generators are not.
+    named = any("." in name for arrays in found.values() for name in arrays)
+    for text in () if named else INSTEAD:
+        if text in others:
+            raise UserError(f"{path} {text.format(others[text])}")
     if not found:
-        what = f"has {', '.join(map(str, checkpoint))}" if isinstance(checkpoint, dict) else f"is a {_name(checkpoint)}"
+        what = f"has {first(map(str, checkpoint))}" if isinstance(checkpoint, dict) else f"is a {_name(checkpoint)}"
         what = "is empty" if isinstance(checkpoint, dict) and not checkpoint else what
         raise UserError(f"{path} holds no state dict: it {what}")
     return found
 
 
-def _state_dicts(value: Any, place: str, seen: set[int], modules: list[str]) -> Iterator[tuple[str, dict]]:
-    """The dicts in `value` that have arrays, with their places. Pickled modules go to `modules`."""
+def _state_dicts(value: Any, place: str, seen: set[int], others: dict[str, str]) -> Iterator[tuple[str, dict]]:
+    """The dicts in `value` that have arrays, with their places. What is `INSTEAD` of them goes to `others`."""
     if not isinstance(value, (dict, list)) or id(value) in seen:
         return
     seen.add(id(value))
-    if isinstance(value, dict) and {"_modules", "_parameters"} <= value.keys():
-        modules.append(_name(value))
-        return
     items = value.items() if isinstance(value, dict) else enumerate(value)
     if isinstance(value, dict):
+        if {"_modules", "_parameters"} <= value.keys():
+            others.setdefault(MODULE, _name(value))
+            return
+        if {"state", "param_groups"} <= value.keys():
+            others.setdefault(OPTIMIZER, place)
         own = {str(name): item for name, item in value.items() if isinstance(item, np.ndarray)}
         if own:
             _refuse(str(name) for name, item in value.items() if _name(item).startswith("torch._utils._rebuild_"))
             yield place, own
+        for name, item in value.items():
+            if text := KINDS.get(_name(item).rpartition(".")[2]):
+                others.setdefault(text, str(name))
     for name, item in items:
-        yield from _state_dicts(item, f"{place}.{name}" if place else str(name), seen, modules)
+        yield from _state_dicts(item, f"{place}.{name}" if place else str(name), seen, others)
 
 
 def _refuse(tensors: Iterable[str]) -> None:
@@ -99,14 +112,6 @@ def _refuse(tensors: Iterable[str]) -> None:
             f"it is of tensors that are sparse, quantised or of 8 bits, such as {name}: save it in full "
             "(to_dense(), dequantize(), float())"
         )
-
-
-def _has_numpy(checkpoint: Any) -> bool:
-    """Whether there are arrays of NumPy's in a checkpoint, or in the dicts of it."""
-    items = checkpoint.values() if isinstance(checkpoint, dict) else ()
-    return any(
-        ("numpy" in (name := _name(item)) and name.endswith("._reconstruct")) or _has_numpy(item) for item in items
-    )
 
 
 def _name(value: Any) -> str:

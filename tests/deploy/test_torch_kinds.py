@@ -127,3 +127,28 @@ def test_whole_modules_and_numpy_arrays_are_refused_with_their_reason(tmp_path):
             UserError, match=r"holds NumPy arrays, not tensors: save them by safetensors.numpy.save_file"
         ):
             read_state_dicts(tmp_path / "net.pth")
+
+
+def test_the_reason_is_the_same_with_other_tensors_beside(tmp_path):
+    """States of optimizers and generators are tensors, but no network."""
+    network = network_of("resnet8", 10)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    network(torch.zeros(2, 3, 32, 32))[0].sum().backward()
+    optimizer.step()
+    arrays = {name: value.numpy() for name, value in network.state_dict().items()}
+    meta = {name: value.to("meta") for name, value in network.state_dict().items()}
+    nameless = "an optimizer's state only, and no weights by the names of layers, such as conv1.weight"
+    contents = [
+        ({"net": network}, r"is a whole module \(tests.torch_residual.ResNet\)"),
+        ({"state_dict": arrays}, "holds NumPy arrays, not tensors"),
+        ({"state_dict": meta}, "holds tensors without values, such as conv1.weight"),
+        ({"epoch": 3}, f"holds {nameless}"),
+    ]
+    for content, text in contents:
+        torch.save(content | {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}, tmp_path / "net.pth")
+        with pytest.raises(UserError, match=text):
+            read_state_dicts(tmp_path / "net.pth")
+    for content, text in ((optimizer.state_dict(), nameless), (meta, "without values, such as conv1.weight")):
+        torch.save(content, tmp_path / "net.pth")
+        with pytest.raises(UserError, match=text):
+            read_state_dicts(tmp_path / "net.pth")
