@@ -32,7 +32,13 @@ DTYPES = {
     "BoolStorage": np.bool_,
     "ComplexFloatStorage": np.complex64,
     "ComplexDoubleStorage": np.complex128,
+    # Bytes of tensors that are no arrays here. Their sizes tell where the next storage begins.
+    "UntypedStorage": np.uint8,
+    "QInt8Storage": np.int8,
+    "QUInt8Storage": np.uint8,
+    "QInt32Storage": np.int32,
 }
+REPEATED = 2**20  # the most values of a tensor that repeats those of its storage
 # What people save that is no state dict, the likeliest first; {} is an example of it.
 MODULE = "is a whole module ({}), which takes its code to read: load it there and save its state_dict(), " + STATE_DICT
 NUMPY = "holds NumPy arrays, not tensors: save them by safetensors.numpy.save_file"
@@ -126,10 +132,12 @@ class _Storage:
         self.dtype, self.count = np.dtype(dtype), count
         self.values: Any = None
 
-    def fill(self, data: bytes) -> None:
+    def fill(self, data: bytes, big: bool = False) -> None:
+        """Takes the bytes of its values, `big` if the most significant of each comes first."""
         if len(data) != self.count * self.dtype.itemsize:
             raise ValueError(f"a storage of {self.count} {self.dtype} has {len(data)} bytes")
-        self.values = np.frombuffer(data, self.dtype)
+        values = np.frombuffer(data, self.dtype)
+        self.values = values.byteswap() if big else values
 
 
 class _Tensor(NamedTuple):
@@ -142,14 +150,14 @@ class _Tensor(NamedTuple):
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         if 0 in self.shape:
             return np.zeros(self.shape, self.storage.dtype)
-        count = self.storage.count
-        # A tensor that repeats its storage could make any size of a few bytes; none of a network's does.
-        repeats = math.prod(self.shape) > count
-        if min((self.offset, *self.shape, *self.strides), default=0) < 0 or last >= count or repeats:
+        count, size = self.storage.count, math.prod(self.shape)
+        # A tensor that repeats its storage, as expand() makes it, could be of any size with a few bytes.
+        too_large = size > max(count, REPEATED)
+        if min((self.offset, *self.shape, *self.strides), default=0) < 0 or last >= count or too_large:
             raise ValueError(f"a tensor of shape {self.shape} does not fit its storage of {self.storage.count}")
-        size = self.storage.dtype.itemsize
-        strides = tuple(s * size for s in self.strides)
-        return np.lib.stride_tricks.as_strided(self.storage.values[self.offset :], self.shape, strides).copy()
+        strides = tuple(s * self.storage.dtype.itemsize for s in self.strides)
+        view = np.lib.stride_tricks.as_strided(self.storage.values[self.offset :], self.shape, strides)
+        return view if size > count else view.copy()  # in memory no larger than in the file
 
 
 class _Inert(dict):
@@ -216,7 +224,7 @@ def _unpickler(file: IO[bytes], storage: Callable[[str, Any, int], _Storage], zi
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) in BUILDERS:
                 return BUILDERS[module, name]
-            if module == "torch" and name in DTYPES:
+            if module in ("torch", "torch.storage") and name in DTYPES:
                 return DTYPES[name]
             return type("Inert", (_Inert,), {"named": f"{module}.{name}"})
 
@@ -239,6 +247,7 @@ def _read_pickled(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = index.removesuffix("data.pkl")
+        big = _is_big(archive, f"{root}byteorder")
         storages = {}
 
         def storage(key, dtype, count):
@@ -247,11 +256,19 @@ def _read_pickled(path: Path) -> Any:
                 if entry.compress_type != zipfile.ZIP_STORED:  # as PyTorch does; a small file stays small in memory
                     raise ValueError(f"the storage {entry.filename} is compressed")
                 storages[key] = _Storage(dtype, count)
-                storages[key].fill(archive.read(entry))
+                storages[key].fill(archive.read(entry), big)
             return storages[key]
 
         with archive.open(index) as file:
             return _materialized(_unpickler(file, storage, zipped=True).load())
+
+
+def _is_big(archive: zipfile.ZipFile, entry: str) -> bool:
+    """Whether an archive is of a machine that has the most significant byte of a number first, if it says so."""
+    if entry not in archive.namelist():
+        return False
+    with archive.open(entry) as file:
+        return file.read(4) == b"big"
 
 
 def _read_old(path: Path) -> Any:

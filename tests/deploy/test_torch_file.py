@@ -4,6 +4,7 @@ import argparse
 import pickle
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -106,3 +107,39 @@ def test_a_file_without_arrays_is_refused(tmp_path):
     torch.save(dict.fromkeys("abcdefgh", 3), tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"it has a, b, c, d, e and 3 more$"):
         read_arrays(tmp_path / "x.pth")
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("new_format", [True, False])
+def test_tensors_that_are_not_read_may_lie_beside(resnet8, tmp_path, new_format):
+    others = [torch.tensor([1, 2, 3]).to(torch.uint16), torch.ones(3).to(torch.float8_e4m3fn)]
+    others += [torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, kind) for kind in (torch.qint8, torch.qint32)]
+    content = {"before": others[0], "model": resnet8.state_dict(), "others": others}
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=new_format)
+    assert_identical(read_arrays(tmp_path / "x.pth"), state_of(resnet8))
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_expanded_tensors(resnet8, tmp_path, new_format):
+    """Of the network or beside it."""
+    weights = resnet8.state_dict() | {"bn1.weight": torch.ones(1).expand(16)}
+    content = {"model": weights, "mask": torch.ones(1).expand(5)}
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=new_format)
+    arrays = read_arrays(tmp_path / "x.pth")
+    assert_identical(arrays, state_of(resnet8) | {"bn1.weight": np.ones(16, np.float32)})
+    np.testing.assert_array_equal(convert(arrays, "resnet8")[0]["bn1.scale"], np.ones(16))
+
+
+def test_files_of_machines_with_the_first_byte_first(resnet8, tmp_path):
+    """What is written there says so, and has the bytes of every number in the other order."""
+    weights = {"fc.weight": torch.arange(6.0).reshape(2, 3), "n": torch.tensor([3]), "b": torch.ones(2).bfloat16()}
+    torch.save(weights, tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth") as little, zipfile.ZipFile(tmp_path / "big.pth", "w") as big:
+        for name in little.namelist():
+            content = little.read(name)
+            if name.startswith("x/data/"):
+                (size,) = [x.itemsize for x in weights.values() if x.nbytes == len(content)]
+                content = np.frombuffer(content, np.uint8).reshape(-1, size)[:, ::-1].tobytes()
+            big.writestr(name, b"big" if name == "x/byteorder" else content)
+    assert torch.equal(torch.load(tmp_path / "big.pth")["fc.weight"], weights["fc.weight"])
+    assert_identical(read_arrays(tmp_path / "big.pth"), read_arrays(tmp_path / "x.pth"))

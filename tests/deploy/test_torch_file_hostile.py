@@ -73,6 +73,12 @@ def test_small_files_do_not_become_large_arrays(tmp_path):
     save_as_zip(path, {"count": 6, "shape": (10**7, 10**4), "strides": (0, 0)})
     with pytest.raises(UserError, match="does not fit its storage"):
         read_arrays(path)
+    save_as_zip(path, {"count": 6, "shape": (2**10, 2**10), "strides": (0, 0)})
+    repeated = read_arrays(path)["fc.weight"]  # as expand() makes them
+    assert repeated.shape == (2**10, 2**10) and repeated.base is not None and repeated.strides == (0, 0)
+    save_as_zip(path, {"count": 6, "shape": (2**10 + 1, 2**10), "strides": (0, 0)})
+    with pytest.raises(UserError, match="does not fit its storage"):
+        read_arrays(path)
     save_as_zip(path, {"count": 10**6, "shape": (10,), "strides": (1,)}, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(UserError, match="is compressed"):
         read_arrays(path)
