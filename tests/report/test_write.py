@@ -26,7 +26,7 @@ def cells_of_logs(workdir):
     rows = metrics.read(workdir)
     names = [name.removeprefix("eval/top1/") for name in rows[0] if name.startswith("eval/top1/")]
     target = f"eval/top1/{names[-2]}"  # the ensemble is the last
-    best = max(rows, key=lambda row: row[target])
+    best = max(rows, key=lambda row: (row[target], row["step"]))
     for name in names:
         for row in (rows[-1], best):
             yield from (f"{row[f'eval/{metric}/{name}']:.2%}" for metric in ("top1", "top5"))
