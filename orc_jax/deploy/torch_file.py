@@ -145,6 +145,7 @@ class _Tensor(NamedTuple):
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    negated: bool = False  # it is the negative of what is stored
 
     def array(self) -> np.ndarray:
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
@@ -157,6 +158,8 @@ class _Tensor(NamedTuple):
             raise ValueError(f"a tensor of shape {self.shape} does not fit its storage of {self.storage.count}")
         strides = tuple(s * self.storage.dtype.itemsize for s in self.strides)
         view = np.lib.stride_tricks.as_strided(self.storage.values[self.offset :], self.shape, strides)
+        if self.negated:
+            return -view
         return view if size > count else view.copy()  # in memory no larger than in the file
 
 
@@ -195,7 +198,8 @@ class _Inert(dict):
 def _rebuild_tensor(storage, offset, shape, strides, *rest) -> _Tensor | _Inert:
     if isinstance(storage, _Inert):
         return storage
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+    _, _, metadata = (*rest, *[{}] * 3)[:3]  # after whether it has a gradient, and hooks
+    return _Tensor(storage, offset, tuple(shape), tuple(strides), negated=bool((metadata or {}).get("neg")))
 
 
 def _rebuild_parameter(tensor, *rest) -> _Tensor:

@@ -120,9 +120,10 @@ def test_tensors_that_are_not_read_may_lie_beside(resnet8, tmp_path, new_format)
 
 
 @pytest.mark.parametrize("new_format", [True, False])
-def test_expanded_tensors(resnet8, tmp_path, new_format):
-    """Of the network or beside it."""
-    weights = resnet8.state_dict() | {"bn1.weight": torch.ones(1).expand(16)}
+def test_tensors_that_are_more_than_what_is_stored(resnet8, tmp_path, new_format):
+    """Expanded, of the network or beside it, and negated."""
+    negated = torch._neg_view(-resnet8.state_dict()["conv1.weight"])  # as the imaginary part of a conjugate is
+    weights = resnet8.state_dict() | {"bn1.weight": torch.ones(1).expand(16), "conv1.weight": negated}
     content = {"model": weights, "mask": torch.ones(1).expand(5)}
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=new_format)
     arrays = read_arrays(tmp_path / "x.pth")
