@@ -12,6 +12,7 @@ import contextlib
 import re
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,7 +96,10 @@ def profile(program: Program, steps: int, folder: Path) -> tuple[list[Event], fl
         jax.block_until_ready(results[-1])
         seconds = time.perf_counter() - started
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-    return events_of(ProfileData.from_file(str(newest))), seconds
+    with warnings.catch_warnings(
+        action="ignore", category=DeprecationWarning
+    ):  # of jaxlib's own types, with Python 3.13
+        return events_of(ProfileData.from_file(str(newest))), seconds
 
 
 def report(program: Program, steps: int, top: int, folder: Path) -> str:
