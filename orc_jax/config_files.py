@@ -1,6 +1,7 @@
 """Where the config of a command comes from: a file, one that comes along, or the run in a workdir."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -52,7 +53,7 @@ def _parts(given: str) -> tuple[str, str, str]:
     """A path, a colon, and what follows it, both empty if nothing does. A path that is there may have colons itself."""
     ends = [i for i, letter in enumerate(given) if letter == ":"]
     for end in [len(given), *reversed(ends)]:
-        if Path(given[:end]).expanduser().is_file():
+        if os.path.isfile(os.path.expanduser(given[:end])):  # which takes anything for a path
             return given[:end], given[end : end + 1], given[end + 1 :]
     return given.partition(":")
 

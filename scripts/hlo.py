@@ -203,6 +203,7 @@ def _work(module: Module, name: str) -> Iterator[tuple[Instruction, int, float]]
 
 
 def kind(instruction: Instruction) -> str:
+    """What an instruction is to whoever counts: its operation, or what a custom call calls."""
     if instruction.op == "custom-call":
         match = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
         return f"custom-call {match[1]}" if match else "custom-call"

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.profiler import ProfileData
 
-from orc_jax import allocator
+from orc_jax import allocator, commands
 from scripts import hlo
 from scripts.bench import markdown
 from scripts.programs import POOLS, Program, prepare
@@ -96,9 +96,8 @@ def profile(program: Program, steps: int, folder: Path) -> tuple[list[Event], fl
         jax.block_until_ready(results[-1])
         seconds = time.perf_counter() - started
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-    with warnings.catch_warnings(
-        action="ignore", category=DeprecationWarning
-    ):  # of jaxlib's own types, with Python 3.13
+    # The warnings are of jaxlib's own types, with Python 3.13.
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         return events_of(ProfileData.from_file(str(newest))), seconds
 
 
@@ -124,7 +123,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a folder for the trace, which Perfetto and TensorBoard show")
     args = parser.parse_args()
     allocator.keep_pages()
-    program = prepare(POOLS[args.pool], args.batch, args.dtype, method=args.method, replicas=args.replicas)
+    with commands.reported():
+        program = prepare(POOLS[args.pool], args.batch, args.dtype, method=args.method, replicas=args.replicas)
     with contextlib.nullcontext(args.out) if args.out else tempfile.TemporaryDirectory() as folder:
         print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n")
         print(report(program, args.steps, args.top, Path(folder)))

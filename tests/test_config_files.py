@@ -55,6 +55,12 @@ def test_a_path_may_have_colons(here):
         config_files.load("12:30/c.py")
 
 
+@pytest.mark.parametrize("given", ["n" * 300, "n" * 300 + ":7", "~nobody_here/c.py", "a\0b.py"])
+def test_what_is_no_path_is_one_message(here, given):
+    with pytest.raises(UserError, match=r"^--config="):
+        config_files.load(given)
+
+
 def test_a_frozen_config_will_do(here):
     (here / "c.py").write_text(
         "from ml_collections import FrozenConfigDict\n"

@@ -23,6 +23,7 @@ from orc_jax.compare.runs import (
     result_of,
     seconds_left,
 )
+from orc_jax.compare.variants import OF_THE_IMAGES
 from orc_jax.config import Resolved
 from orc_jax.data import sets
 from orc_jax.data.batches import seed_of
@@ -119,22 +120,7 @@ def require_common_images(config: ConfigDict, dataset: Dataset, replicas: int) -
 
 def reader(console: Console) -> Callable[[Resolved], Dataset]:
     """A function that reads the set of a run, unless it is the one that was read last."""
-    fields = (
-        "dataset",
-        "data_dir",
-        "train_split",
-        "eval_split",
-        "eval_splits",
-        "validation_share",
-        "examples_per_class",
-        "mean",
-        "std",
-        "batch_size",
-        "image_key",
-        "label_key",
-        "label_file",
-        "stream",
-    )
+    fields = (*OF_THE_IMAGES, "eval_split", "eval_splits", "batch_size", "stream")
     last: dict[str, Dataset] = {}
 
     def dataset_of(run: Resolved) -> Dataset:

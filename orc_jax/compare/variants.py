@@ -26,10 +26,8 @@ POOLS = {
     **{method: {"assistants": "copies"} for method in BRANCHED},  # and the student in place of the teacher
 }
 
-# Fields that make another teacher; runs that differ in one train theirs themselves.
-OF_THE_TEACHER = (
-    "teacher",
-    "init",
+# Fields, beside those of `stream`, that make other training images, or other labels of them.
+OF_THE_IMAGES = (
     "dataset",
     "data_dir",
     "train_split",
@@ -40,8 +38,9 @@ OF_THE_TEACHER = (
     "label_file",
     "mean",
     "std",
-    "pretrain_epochs",
 )
+# Fields that make another teacher; runs that differ in one train theirs themselves.
+OF_THE_TEACHER = ("teacher", "init", "pretrain_epochs", *OF_THE_IMAGES)
 NOT_SWEPT = ("seed", "pivot_checkpoint", "method_options")
 
 

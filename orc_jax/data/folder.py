@@ -60,8 +60,7 @@ def load(
 
     These are the sorted ones of the training split, or `class_names` if they are the same in the order of a trained
     network. Without a training split they are `class_names`, or if there are none, the ones of the evaluation split. It
-    need not have all of them. The order of the files is that
-    of their names and the same on every machine.
+    need not have all of them. The order of the files is that of their names and the same on every machine.
 
     Every file is looked at (see `checks.look`), so that a broken one is found now and not within the first epoch; with
     `skip_corrupt` it is left out, of which `warn` is told, instead of refused. With `skip_other_files` so are files

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from orc_jax.data import arrays, checks, folder, layout, npz, splits, tfds_sets
 from orc_jax.data.types import Dataset, Images, Records, size
-from orc_jax.errors import UserError, require, unknown
+from orc_jax.errors import UserError, first, require, unknown
 from orc_jax.plugins import Plugins
 
 SMALL = 96  # pixels up to which images that need not be made smaller are seen whole
@@ -232,7 +232,7 @@ def _check_all(config: ConfigDict, splits: Sequence[Any]) -> None:
         if broken and not config.stream.skip_corrupt:
             raise UserError(
                 f"config.dataset={config.dataset!r}: {len(broken)} of {len(split)} images cannot be used: "
-                f"{layout.first(broken)}. config.stream.skip_corrupt=True would leave them out"
+                f"{first(broken)}. config.stream.skip_corrupt=True would leave them out"
             )
 
 

@@ -5,9 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from orc_jax.errors import UserError
-
-SHOWN = 5  # names in an error
+from orc_jax.errors import UserError, first
 
 
 def require_usable(what: str, params: Mapping[str, Any], batch_stats: Mapping[str, Any], hint: str = "") -> None:
@@ -21,10 +19,6 @@ def require_usable(what: str, params: Mapping[str, Any], batch_stats: Mapping[st
     wrong = [text for text, x in zip(wrong, arrays.values(), strict=True) if not np.isfinite(x).all()]
     below = [name for name in batch_stats if name.endswith((".var", ".running_var")) and (arrays[name] < 0).any()]
     told = [("weights that are not finite", wrong), ("variances below zero", below)]
-    text = "; ".join(f"{kind}: {_first(names)}" for kind, names in told if names)
+    text = "; ".join(f"{kind}: {first(names)}" for kind, names in told if names)
     if text:
         raise UserError(f"{what} holds {text}{hint}")
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

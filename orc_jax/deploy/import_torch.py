@@ -30,7 +30,7 @@ from orc_jax.deploy.other_names import known_as
 from orc_jax.deploy.torch_file import read_state_dicts
 from orc_jax.deploy.torch_layout import from_torch, torch_name, torch_shape
 from orc_jax.deploy.torch_match import ROOT, Arrays, beside, candidates, counts, differences, named, same
-from orc_jax.errors import UserError, plural, require, require_choice
+from orc_jax.errors import UserError, first, plural, require, require_choice
 from orc_jax.models import HALF, LARGE, MODELS, sides
 from orc_jax.models.network import Params, class_axes, make_network, weight_shapes, with_outputs
 from orc_jax.terminal import doing, make_console
@@ -38,7 +38,6 @@ from orc_jax.workdir import checkpoint, record
 from orc_jax.workdir.files import writing
 from orc_jax.workdir.record import Record
 
-SHOWN = 5  # names in an error
 USUAL_CROP = 0.875  # of a network for 224x224 images: of 256
 IMAGENET = 1000
 LARGEST = 4096  # pixels on a side of images: a mistake if there are more
@@ -89,7 +88,7 @@ def convert(
         raise differences(model, missing, shapes_differ, left, sum(map(len, found)))
     if whole:
         raise UserError(
-            f"weights that are no numbers of floating point: {', '.join(whole[:SHOWN])}. Quantised ones cannot be "
+            f"weights that are no numbers of floating point: {first(whole)}. Quantised ones cannot be "
             "read: save them as float32"
         )
     return *found, classes, image_shape

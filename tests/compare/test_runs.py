@@ -137,6 +137,13 @@ def test_a_sweep_has_all_combinations_and_one_teacher(short, tmp_path):
     assert "orc.intensive_samples=mixup.learning_rate=0.1" in folders and len(folders) == 4
 
 
+@pytest.mark.parametrize(
+    "sweep", ["label_key=fine,coarse", "validation_share=0.1,0.2", "label_file=a,b", "stream.image_size=8,16"]
+)
+def test_a_sweep_of_other_images_or_labels_has_a_teacher_each(short, sweep):
+    assert not any(variant.shares_teacher for variant in of_sweep(short, [sweep]))
+
+
 def test_a_sweep_of_what_makes_another_teacher(short, tmp_path):
     """Each run trains its own then."""
     plans = runs.plan(short, of_sweep(short, ["pretrain_epochs=1,2"]), 1, tmp_path)
